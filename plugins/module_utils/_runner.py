@@ -1,0 +1,227 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The one flow of every module: read, plan, apply, read again, say what was done.
+
+The only place that ends a module. C(converge) knows nothing of Ansible beyond "is this check mode".
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import fcntl
+import os
+import time
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, NotConverged
+from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
+
+if t.TYPE_CHECKING:  # pragma: no cover
+    from ansible.module_utils.basic import AnsibleModule
+
+State = t.TypeVar("State")
+
+#: How long a run waits for another run on the same host, in seconds.
+LOCK_TIMEOUT = 300.0
+
+
+class Resource(abc.ABC, t.Generic[State]):
+    """All items of one kind that a task asks for: the bridges, the taps, the guests."""
+
+    #: Plural result key, such as C(bridges).
+    plural: t.ClassVar[str]
+    #: Singular result key, returned beside the plural one when the task names one item.
+    singular: t.ClassVar[str]
+
+    def __init__(self, *, single: bool = False) -> None:
+        self.single = single
+        #: Filled while planning; the runner hands them to the user.
+        self.warnings: list[str] = []
+
+    @abc.abstractmethod
+    def read(self) -> State:
+        """What is there now, as far as this task is concerned. Reads only."""
+
+    @abc.abstractmethod
+    def plan(self, have: State, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
+        """The changes from C(have) to what is wanted; raises before anything is written when that cannot be done.
+
+        C(ahead) holds the predicted states of the resources before this one in the same run, by their plural key.
+        """
+
+    @abc.abstractmethod
+    def predict(self, have: State, changes: t.Sequence[Change]) -> State:
+        """C(have) after C(changes). Pure."""
+
+    @abc.abstractmethod
+    def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
+        """Carry out the changes in order, appending each to C(done) as soon as it is in force."""
+
+    @abc.abstractmethod
+    def render(self, state: State) -> dict[str, dict[str, t.Any]]:
+        """The wanted items as plain data by name, for the diff and the result; what is absent is left out."""
+
+    def facts(self, state: State) -> dict[str, t.Any]:
+        """More keys for the result, read off the final state."""
+        return {}
+
+
+class Undone(t.NamedTuple):
+    """What became of the finished changes after a failure."""
+
+    undone: list[str]
+    left: list[str]
+
+
+def run(module: AnsibleModule, build: t.Callable[[dict[str, t.Any]], t.Sequence[Resource[t.Any]]]) -> t.NoReturn:
+    """Converge the resources that C(build) makes of the module's parameters, and end the module."""
+    warnings: list[str] = []
+    try:
+        result = converge(lambda: build(module.params), check_mode=module.check_mode, warnings=warnings)
+    except LabspanError as error:
+        for warning in warnings:
+            module.warn(warning)
+        module.fail_json(msg=str(error), **error.details)
+    for warning in warnings:
+        module.warn(warning)
+    module.exit_json(**result)
+
+
+def converge(
+    build: t.Callable[[], t.Sequence[Resource[t.Any]]],
+    *,
+    check_mode: bool,
+    warnings: list[str],
+) -> dict[str, t.Any]:
+    """Bring every resource to the wanted state, in order, or leave all as it was.
+
+    Everything is read, checked and planned before the first write. Check mode stops there and answers with the
+    predicted state.
+    """
+    resources = build()
+    with contextlib.nullcontext() if check_mode else host_lock():
+        have = [resource.read() for resource in resources]
+        plans, predicted = _plan_all(resources, have)
+        for resource in resources:
+            warnings.extend(resource.warnings)
+        if not any(plans):
+            final = have
+        elif check_mode:
+            final = predicted
+        else:
+            _apply_all(resources, plans)
+            final = [resource.read() for resource in resources]
+            _verify(resources, final)
+    return _result(resources, have, plans, final)
+
+
+def _plan_all(
+    resources: t.Sequence[Resource[t.Any]], have: t.Sequence[t.Any]
+) -> tuple[list[t.Sequence[Change]], list[t.Any]]:
+    plans: list[t.Sequence[Change]] = []
+    ahead: dict[str, t.Any] = {}
+    for resource, state in zip(resources, have):
+        changes = resource.plan(state, ahead)
+        plans.append(changes)
+        ahead[resource.plural] = resource.predict(state, changes)
+    return plans, list(ahead.values())
+
+
+def _apply_all(resources: t.Sequence[Resource[t.Any]], plans: t.Sequence[t.Sequence[Change]]) -> None:
+    finished: list[tuple[Resource[t.Any], list[Change]]] = []
+    try:
+        for resource, changes in zip(resources, plans):
+            done: list[Change] = []
+            finished.append((resource, done))
+            resource.apply(changes, done)
+    except Exception as error:  # whatever it was, a bug included: first put back what was there
+        outcome = _undo(finished)
+        message = f"{error or type(error).__name__}{_tell(outcome)}"
+        details = error.details if isinstance(error, LabspanError) else {}
+        raise LabspanError(message, **{**details, "undone": outcome.undone, "not_undone": outcome.left}) from error
+
+
+def _undo(finished: t.Sequence[tuple[Resource[t.Any], list[Change]]]) -> Undone:
+    outcome = Undone([], [])
+    for resource, done in reversed(finished):
+        for change in reversed(done):
+            if not change.reversible:
+                outcome.left.append(change.sentence)
+                continue
+            try:
+                resource.apply([change.inverse()], [])
+            except Exception as error:  # the first error is the one to report; this one is told beside it
+                outcome.left.append(f"{change.sentence} ({error})")
+            else:
+                outcome.undone.append(change.sentence)
+    return outcome
+
+
+def _tell(outcome: Undone) -> str:
+    text = ""
+    if outcome.undone:
+        text += f" What had been done before was undone: {'; '.join(outcome.undone)}."
+    if outcome.left:
+        text += f" Could not be undone: {'; '.join(outcome.left)}."
+    return text or " Nothing had been changed before."
+
+
+def _verify(resources: t.Sequence[Resource[t.Any]], final: t.Sequence[t.Any]) -> None:
+    plans, _predicted = _plan_all(resources, final)
+    left = [change.sentence for changes in plans for change in changes]
+    if left:
+        raise NotConverged(
+            f"did not converge: everything was applied, and the host still lacks: {'; '.join(left)}.", actions_left=left
+        )
+
+
+def _result(
+    resources: t.Sequence[Resource[t.Any]],
+    have: t.Sequence[t.Any],
+    plans: t.Sequence[t.Sequence[Change]],
+    final: t.Sequence[t.Any],
+) -> dict[str, t.Any]:
+    actions = [change.sentence for changes in plans for change in changes]
+    result: dict[str, t.Any] = {"changed": bool(actions), "actions": actions}
+    before: dict[str, t.Any] = {}
+    after: dict[str, t.Any] = {}
+    for resource, had, has in zip(resources, have, final):
+        items = resource.render(has)
+        result[resource.plural] = [{"name": name, **item} for name, item in items.items()]
+        if resource.single:
+            result[resource.singular] = result[resource.plural][0] if items else None
+        result.update(resource.facts(has))
+        before[resource.plural] = resource.render(had)
+        after[resource.plural] = items
+    result["diff"] = {"before": before, "after": after}
+    return result
+
+
+@contextlib.contextmanager
+def host_lock() -> t.Iterator[None]:
+    """Let one run at a time change this network namespace.
+
+    The lock is on the namespace itself (flock(2) on its file in /proc): two hosts that are namespaces of one machine do
+    not wait for each other, nothing is written anywhere, and the kernel lets go when the process dies.
+    """
+    descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise LabspanError(
+                        f"another task of labspan.vmnet has been changing this host for {LOCK_TIMEOUT:.0f} seconds. "
+                        "Wait for it to end, or end it, and run again."
+                    ) from None
+                time.sleep(0.02)
+        yield
+    finally:
+        os.close(descriptor)
