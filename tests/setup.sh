@@ -1,0 +1,137 @@
+#!/usr/bin/env bash
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Makes a checkout ready to run: Debian packages that are missing, one virtual environment for each controller, and the
+# collection's place in a collections tree. Does only what is not done yet, so it may run before every command.
+#
+#   tests/setup.sh quickstart   what `make quickstart` needs
+#   tests/setup.sh              that, and what the tests and linters need
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly requirements=tests/requirements
+readonly environments=.venv
+
+say() { printf '%s\n' "setup: $*"; }
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        say "this needs root, and there is no sudo: $*" >&2
+        return 1
+    fi
+}
+
+# lines FILE...: what the files list, without comments.
+lines() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$@"; }
+
+# packages FILE...: install the Debian packages of the lists that are missing.
+packages() {
+    local package missing=()
+    if ! command -v dpkg-query >/dev/null; then
+        say "not a Debian system; make sure that you have what these packages carry: $(lines "$@" | xargs)"
+        return
+    fi
+    for package in $(lines "$@"); do
+        [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing+=("$package")
+    done
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    say "installing the Debian packages ${missing[*]}"
+    as_root apt-get update --quiet=2
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+# runs VERSION COMMAND: the real path of the interpreter, if COMMAND runs (a version manager's shim may not) and is VERSION.
+runs() {
+    "$2" -c '
+import sys, ensurepip, venv
+if "%d.%d" % sys.version_info[:2] != sys.argv[1]:
+    sys.exit(1)
+print(getattr(sys, "_base_executable", sys.executable))' "$1" 2>/dev/null
+}
+
+# find_pythons: link every Python that runs here as .build/pythons/python3.N, where ansible-test finds it too.
+find_pythons() {
+    local version candidate path
+    mkdir -p .build/pythons
+    for version in 3.9 3.10 3.11 3.12 3.13; do
+        [ ! -x ".build/pythons/python$version" ] || continue
+        for candidate in "python$version" "/usr/bin/python$version" python3 \
+            "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"$version".*/bin/python; do
+            if path=$(runs "$version" "$candidate"); then
+                ln -sfn "$path" ".build/pythons/python$version"
+                break
+            fi
+        done
+    done
+}
+
+# environment NAME "VERSION..." FILE...: a virtual environment on the first of the Pythons that is there, with the
+# requirements of the files. Each file that was installed leaves its checksum. Returns 1 when none of the Pythons is
+# there; every other failure ends the script.
+environment() {
+    local directory=$environments/$1 version file stamp checksum
+    local name=$1 versions=$2
+    shift 2
+    if [ ! -x "$directory/bin/pip" ]; then
+        for version in $versions; do
+            if [ -x ".build/pythons/python$version" ]; then
+                say "making $directory on Python $version"
+                ".build/pythons/python$version" -m venv --clear "$directory" || exit
+                break
+            fi
+        done
+    fi
+    [ -x "$directory/bin/pip" ] || return 1
+    for file in "$@"; do
+        stamp=$directory/installed-$file.sha256
+        checksum=$(sha256sum "$requirements/$file.txt")
+        [ "$(cat "$stamp" 2>/dev/null)" != "$checksum" ] || continue
+        say "installing $requirements/$file.txt into $directory"
+        "$directory/bin/pip" --quiet --disable-pip-version-check install --requirement "$requirements/$file.txt" || exit
+        printf '%s\n' "$checksum" >"$stamp"
+    done
+    ready="$ready $name"
+}
+
+# controllers FILE...: an environment for each supported ansible-core, and .venv/newest for the newest of them.
+controllers() {
+    local core
+    environment core-2.19 "3.11 3.12 3.13" core-2.19 "$@" || true
+    environment core-2.21 "3.12 3.13" core-2.21 "$@" ||
+        say "no Python 3.12 or 3.13 here, so ansible-core 2.21 is left out and everything runs on 2.19 alone"
+    for core in core-2.21 core-2.19; do
+        if [ -x "$environments/$core/bin/ansible" ]; then
+            [ "$(readlink "$environments/newest")" = "$core" ] || ln -sfn "$core" "$environments/newest"
+            return
+        fi
+    done
+    say "no Python from 3.11 to 3.13 here: ansible-core has nothing to run on" >&2
+    return 1
+}
+
+ready=""
+case "${1:-all}" in
+    quickstart) packages "$requirements/system.txt" ;;
+    all) packages "$requirements/system.txt" "$requirements/system-test.txt" ;;
+    *) say "unknown argument '$1'; give quickstart or nothing" >&2 && exit 2 ;;
+esac
+
+mkdir -p .build/collections/ansible_collections/labspan
+[ -e .build/collections/ansible_collections/labspan/vmnet ] ||
+    ln -sfn ../../../.. .build/collections/ansible_collections/labspan/vmnet
+
+find_pythons
+if [ "${1:-all}" = quickstart ]; then
+    controllers
+else
+    controllers test
+    environment oldest "3.9 3.10 3.11 3.12 3.13" oldest
+    environment "$(readlink "$environments/newest")" "" lint
+fi
+say "ready:$(printf '%s\n' $ready | sort -u | xargs printf ' %s')"
