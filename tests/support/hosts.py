@@ -1,0 +1,349 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Throw-away hosts for the integration tests, and modules run on them as Ansible would run them.
+
+A host is a network, mount and process namespace of its own with empty state and runtime directories. Nothing here reads
+the system through the collection's own code: what a test sees comes from C(ip), C(bridge), C(nft) and C(/proc).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+import typing as t
+
+TIMEOUT = 60.0
+
+# Reaps whatever is left to it, as an init does: a test that waits for a process to be gone must not meet its zombie.
+_INIT = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+print("ready", flush=True)
+while True:
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+    signal.sigwait([signal.SIGCHLD])
+"""
+
+_SETUP = """
+set -e
+mount -t tmpfs tmpfs /run
+mkdir -p /run/labspan
+mount -t tmpfs tmpfs /var/lib/labspan
+mount -t sysfs sysfs /sys
+ip link set lo up
+exec "$0" -c "$1"
+"""
+
+# AnsiballZ does the same with the zipped module.
+_MODULE = """
+import runpy, sys
+from ansible.module_utils import basic
+basic._ANSIBLE_ARGS = sys.stdin.buffer.read()
+basic._ANSIBLE_PROFILE = "legacy"
+module = "ansible_collections.labspan.vmnet.plugins.modules." + sys.argv[1]
+runpy.run_module(module, run_name="__main__", alter_sys=True)
+"""
+
+#: What a kernel counts down by itself, and what a measurement of the same state may give differently.
+_VOLATILE = ("timer", "valid_life_time", "preferred_life_time", "operstate_changes", "updated", "used")
+
+_MARKER = re.compile(r"(Deleted )?3270[0-2]:|(add|delete) table ip marker_")
+
+Result = t.Dict[str, t.Any]
+
+
+class ModuleFailed(AssertionError):
+    """A module that a test expected to succeed did not."""
+
+
+class Host:
+    """One throw-away host; use as a context manager."""
+
+    def __init__(self, python_path: pathlib.Path, interpreter: str = sys.executable) -> None:
+        self.interpreter = interpreter
+        self._python_path = python_path
+        self._holder: t.Optional[subprocess.Popen[str]] = None
+        self.pid = 0
+
+    def __enter__(self) -> Host:
+        pathlib.Path("/var/lib/labspan").mkdir(exist_ok=True)
+        namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
+        self._holder = subprocess.Popen(
+            ["unshare", *namespaces, "sh", "-c", _SETUP, sys.executable, _INIT],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        if self._holder.stdout is None or self._holder.stdout.readline().strip() != "ready":
+            raise RuntimeError("the namespaces of a test host could not be made (are the tests run as root?)")
+        children = pathlib.Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text(
+            encoding="ascii"
+        )
+        self.pid = int(children.split()[0])
+        own = os.readlink("/proc/self/ns/net")
+        if own in (os.readlink(f"/proc/{self.pid}/ns/net"), self.out("readlink", "/proc/self/ns/net").strip()):
+            raise RuntimeError("the test host is in the machine's own network namespace")
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait()
+            if self._holder.stdout is not None:
+                self._holder.stdout.close()
+            await_condition(lambda: not pathlib.Path(f"/proc/{self.pid}/ns/net").exists(), "the test host's end")
+
+    def argv(self, *command: str) -> list[str]:
+        """The command line that runs a command on the host."""
+        return ["nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--", *command]
+
+    def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command on the host."""
+        done = subprocess.run(
+            self.argv(*command), input=stdin, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        )
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr or done.stdout}")
+        return done
+
+    def out(self, *command: str) -> str:
+        """What a command on the host prints."""
+        return self.run(*command).stdout
+
+    def json(self, *command: str) -> t.Any:
+        """What a command on the host prints as JSON; nothing printed is an empty list."""
+        return json.loads(self.out(*command) or "[]")
+
+    def start(self, *command: str, **options: t.Any) -> subprocess.Popen[str]:
+        """Start a command on the host; it ends with the host at the latest."""
+        return subprocess.Popen(self.argv(*command), text=True, **options)
+
+    def child(self, process: subprocess.Popen[str]) -> int:
+        """The machine's number of the process that C(start) brought onto the host: the one to kill."""
+        await_condition(lambda: bool(_children(process.pid)), "the command's start")
+        return int(_children(process.pid)[0])
+
+    def link(self, name: str) -> t.Optional[dict[str, t.Any]]:
+        """One interface as C(ip -d -j) shows it, or None."""
+        found = [link for link in self.json("ip", "-d", "-j", "addr", "show") if link.get("ifname") == name]
+        return t.cast("dict[str, t.Any]", found[0]) if found else None
+
+    def addresses(self, name: str, *, link_local: bool = False) -> list[str]:
+        """The addresses of an interface as CIDR, in the kernel's order."""
+        link = self.link(name) or {"addr_info": []}
+        return [
+            f"{address['local']}/{address['prefixlen']}"
+            for address in link["addr_info"]
+            if link_local or address["scope"] != "link"
+        ]
+
+    def sysctl(self, path: str) -> str:
+        """A kernel setting by its path under /proc/sys."""
+        return self.out("cat", f"/proc/sys/{path}").strip()
+
+    def module(
+        self,
+        name: str,
+        params: t.Mapping[str, t.Any],
+        *,
+        check: bool = False,
+        diff: bool = True,
+        environment: t.Optional[t.Mapping[str, str]] = None,
+    ) -> Result:
+        """Run a module of the collection; the result whatever it is."""
+        process = self.start_module(name, params, check=check, diff=diff, environment=environment)
+        return finish_module(process)
+
+    def start_module(
+        self,
+        name: str,
+        params: t.Mapping[str, t.Any],
+        *,
+        check: bool = False,
+        diff: bool = True,
+        environment: t.Optional[t.Mapping[str, str]] = None,
+    ) -> subprocess.Popen[str]:
+        """Start a module of the collection, for tests that interrupt it or run two at once."""
+        arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": diff}
+        process = self.start(
+            self.interpreter,
+            "-B",
+            "-c",
+            _MODULE,
+            name,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(self._python_path), **(environment or {})},
+        )
+        if process.stdin is None:
+            raise RuntimeError("no pipe to the module")
+        process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}))
+        process.stdin.close()
+        process.stdin = None
+        return process
+
+    def converge(self, name: str, params: t.Mapping[str, t.Any], **options: t.Any) -> Result:
+        """Run a module that must succeed."""
+        result = self.module(name, params, **options)
+        if result.get("failed"):
+            raise ModuleFailed(str(result))
+        return result
+
+    def refuse(self, name: str, params: t.Mapping[str, t.Any], **options: t.Any) -> str:
+        """Run a module that must fail; its message. A traceback is not a message."""
+        before = self.dump()
+        result = self.module(name, params, **options)
+        if not result.get("failed") or "exception" in result or "msg" not in result:
+            raise AssertionError(f"was not refused with a sentence: {result}")
+        assert self.dump() == before, "a refused task changed the host"
+        return str(result["msg"])
+
+    def dump(self) -> dict[str, t.Any]:
+        """Everything that the collection's modules could change on this host, without what changes by itself."""
+        routes6 = self.json("ip", "-d", "-6", "-j", "route", "show", "table", "all")
+        settings = "cd /proc/sys/net && grep -rs . ipv4/conf ipv6/conf ipv4/ip_forward | grep -v /stable_secret"
+        return {
+            "addresses": _stable(self.json("ip", "-d", "-j", "addr", "show")),
+            "links": _stable(self.json("ip", "-d", "-j", "link", "show")),
+            "routes": self.json("ip", "-d", "-j", "route", "show", "table", "all"),
+            "routes6": [
+                r for r in self.json("ip", "-d", "-6", "-j", "route", "show", "table", "all") if not _of_kernel(r)
+            ],
+            "rules": self.json("ip", "-d", "-j", "rule", "show"),
+            "rules6": self.json("ip", "-d", "-6", "-j", "rule", "show"),
+            "bridge": _stable(self.json("bridge", "-d", "-j", "link", "show")),
+            "nft": self.json("nft", "-j", "list", "ruleset")["nftables"][1:],
+            "sysctl": self.out("sh", "-c", settings).splitlines(),
+            "files": self.out(
+                "sh", "-c", "find /var/lib/labspan /run/labspan -type f -exec md5sum {} + | sort -k 2"
+            ).splitlines(),
+        }
+
+    @contextlib.contextmanager
+    def monitored(self) -> t.Iterator[list[str]]:
+        """Collect what C(ip monitor) and C(nft monitor) say while the block runs; the list is filled at its end.
+
+        A marker is sent before and after and awaited, so that an empty list means silence and not deafness.
+        """
+        self.settle()
+        heard: list[str] = []
+        with _Monitor(self, ("ip", "monitor", "link", "address", "route", "rule"), _rule_marker) as links:
+            with _Monitor(self, ("nft", "monitor"), _table_marker) as tables:
+                yield heard
+            heard += tables.heard
+        heard += links.heard
+
+    def settle(self) -> None:
+        """Wait until no address is tentative any more: the kernel reports the end of that by itself."""
+
+        def settled() -> bool:
+            addresses = self.json("ip", "-j", "addr", "show")
+            carriers = {link.get("ifname") for link in addresses if "LOWER_UP" in link.get("flags", [])}
+            return not any(
+                address.get("tentative")
+                for link in addresses
+                if link.get("ifname") in carriers
+                for address in link["addr_info"]
+            )
+
+        await_condition(settled, "the end of duplicate address detection")
+
+
+class _Monitor:
+    def __init__(self, host: Host, command: tuple[str, ...], mark: t.Callable[[Host, str], str]) -> None:
+        self._host = host
+        self._mark = mark
+        self._path = pathlib.Path(f"/tmp/labspan-monitor-{os.getpid()}-{id(self)}")
+        self._command = command
+        self.heard: list[str] = []
+
+    def __enter__(self) -> _Monitor:
+        with self._path.open("w", encoding="utf-8") as output:
+            self._process = self._host.start("stdbuf", "-oL", *self._command, stdout=output, stdin=subprocess.DEVNULL)
+        await_condition(lambda: self._marked("begin") >= 0, f"{self._command[0]} monitor to hear its marker")
+        self._begin = self._await("ready")
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        end = self._await("end")
+        lines = self._lines()[self._begin : end]
+        generations = [line for line in lines if line.startswith("# new generation")]
+        others = [line for line in lines if line.strip() and line not in generations and not _MARKER.match(line)]
+        # The marker's own two transactions; any more were somebody's, even if they changed nothing.
+        self.heard = others + generations[2:]
+        self._process.kill()
+        self._process.wait()
+        self._path.unlink()
+
+    def _lines(self) -> list[str]:
+        return self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def _find(self, token: str) -> int:
+        return next((number for number, line in enumerate(self._lines(), 1) if token in line), -1)
+
+    def _marked(self, name: str) -> int:
+        return self._find(self._mark(self._host, name))
+
+    def _await(self, name: str) -> int:
+        token = self._mark(self._host, name)
+        await_condition(lambda: self._find(token) >= 0, f"{self._command[0]} monitor to hear its marker")
+        return self._find(token)
+
+
+def _rule_marker(host: Host, name: str) -> str:
+    number = {"begin": "32700", "ready": "32701", "end": "32702"}[name]
+    host.run("ip", "rule", "add", "pref", number, "table", "250")
+    host.run("ip", "rule", "del", "pref", number)
+    return f"{number}:"
+
+
+def _table_marker(host: Host, name: str) -> str:
+    host.run("nft", "add", "table", "ip", f"marker_{name}")
+    host.run("nft", "delete", "table", "ip", f"marker_{name}")
+    return f"marker_{name}"
+
+
+def finish_module(process: subprocess.Popen[str]) -> Result:
+    """The result of a module that was started."""
+    output, errors = process.communicate(timeout=TIMEOUT * 5)
+    try:
+        return t.cast("Result", json.loads(output))
+    except json.JSONDecodeError:
+        raise AssertionError(f"the module ended with {process.returncode} and no result: {errors}{output}") from None
+
+
+def await_condition(condition: t.Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:
+    """Wait until something is so; the time limit only ends a test that would hang."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:.0f} seconds in vain for {what}")
+        time.sleep(0.02)
+
+
+def _children(pid: int) -> list[str]:
+    return pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+
+
+def _of_kernel(route: t.Mapping[str, t.Any]) -> bool:
+    return bool(route.get("dst") == "multicast" or str(route.get("dst")).startswith("ff00::"))
+
+
+def _stable(found: t.Any) -> t.Any:
+    if isinstance(found, dict):
+        return {key: _stable(value) for key, value in found.items() if not key.endswith(_VOLATILE)}
+    if isinstance(found, list):
+        return [_stable(value) for value in found]
+    return found
