@@ -1,0 +1,71 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The host closed off on a bridge: nothing that arrives from it is addressed to the host, ARP included.
+
+The drop is in the input hook. In prerouting it would also cut guest to guest, where br_netfilter hands bridged
+frames to the IP hooks.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _nft
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._nft import TableKey
+
+#: The listings of a network's two tables; empty where the host is open.
+Closed = t.Tuple[str, ...]
+
+OPEN: Closed = ()
+
+
+def keys(network: str) -> tuple[TableKey, TableKey]:
+    """The tables that close the host off from a network."""
+    name = f"labspan_{network}_closed"
+    return TableKey("inet", name), TableKey("arp", name)
+
+
+def read(networks: t.Sequence[str]) -> dict[str, Closed]:
+    """What closes the host off from each of the networks now. Tables that are not ours are refused."""
+    found = _nft.live(key for network in networks for key in keys(network))
+    closed: dict[str, Closed] = {}
+    for network in networks:
+        closed[network] = tuple(found[key] for key in keys(network) if key in found)
+        for key in keys(network):
+            if key in found and f'"{_nft.owner_comment(network)}"' not in found[key]:
+                raise Refused(
+                    f"the nftables table {key} exists and none of its rules carries the comment "
+                    f"{_nft.owner_comment(network)}: somebody else made it. Remove it, or name the network differently."
+                )
+    return closed
+
+
+def want(bridges: t.Mapping[str, str]) -> dict[str, Closed]:
+    """What closes the host off, for each network and its bridge, as the host's nft will list it."""
+    listed = _nft.canonical(
+        {key: _text(key, network, bridge) for network, bridge in bridges.items() for key in keys(network)}
+    )
+    return {network: tuple(listed[key] for key in keys(network)) for network in bridges}
+
+
+def apply(network: str, closed: Closed) -> None:
+    """Put the state in force that C(read) or C(want) has given, in one transaction."""
+    texts = dict(zip(keys(network), closed)) if len(closed) == 2 else dict.fromkeys(keys(network))
+    if len(closed) == 1:  # one of the two was missing when it was read
+        texts[next(key for key in keys(network) if closed[0].startswith(f"table {key} "))] = closed[0]
+    _nft.load("".join(_nft.replacement(key, text) for key, text in texts.items()))
+
+
+def _text(key: TableKey, network: str, bridge: str) -> str:
+    return (
+        f"table {key} {{\n"
+        "\tchain input {\n"
+        "\t\ttype filter hook input priority 0; policy accept;\n"
+        f'\t\tiifname "{bridge}" drop comment "{_nft.owner_comment(network)}"\n'
+        "\t}\n"
+        "}\n"
+    )
