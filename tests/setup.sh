@@ -96,7 +96,7 @@ environment() {
         "$directory/bin/pip" --quiet --disable-pip-version-check install --requirement "$requirements/$file.txt" || exit
         printf '%s\n' "$checksum" >"$stamp"
     done
-    ready="$ready $name"
+    ready+=("$name")
 }
 
 # controllers FILE...: an environment for each supported ansible-core, and .venv/newest for the newest of them.
@@ -115,7 +115,7 @@ controllers() {
     return 1
 }
 
-ready=""
+ready=()
 case "${1:-all}" in
     quickstart) packages "$requirements/system.txt" ;;
     all) packages "$requirements/system.txt" "$requirements/system-test.txt" ;;
@@ -134,4 +134,4 @@ else
     environment oldest "3.9 3.10 3.11 3.12 3.13" oldest
     environment "$(readlink "$environments/newest")" "" lint
 fi
-say "ready:$(printf '%s\n' $ready | sort -u | xargs printf ' %s')"
+say "ready: $(printf '%s\n' "${ready[@]}" | sort -u | xargs)"

@@ -1,0 +1,140 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+
+# Everything is found through the checkout: programs in the newest environment, the collection by its full name.
+export PATH := $(CURDIR)/.venv/newest/bin:$(PATH)
+export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
+export ANSIBLE_PIPELINING := true
+export ANSIBLE_LOCALHOST_WARNING := false
+export ANSIBLE_HOME := $(CURDIR)/.build/ansible
+unexport PYTHONPATH ANSIBLE_CONFIG
+
+# Network namespaces, taps and firewall tables belong to root.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,ANSIBLE_COLLECTIONS_PATH,ANSIBLE_PIPELINING,ANSIBLE_LOCALHOST_WARNING,ANSIBLE_HOME,LABSPAN_TEST_INTERPRETERS,CI)
+
+SCENARIOS ?= private routed nat
+PYTEST_ARGS ?=
+, := ,
+say = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
+
+.PHONY: help
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
+
+.PHONY: setup
+setup: ## Install what the tests need: Debian packages, and Python environments in .venv
+	@tests/setup.sh
+
+.PHONY: quickstart
+quickstart: ## Bring up a NAT lab with two guests in a namespace of its own, and prove it
+	@tests/setup.sh quickstart
+	@$(AS_ROOT) ansible-playbook playbooks/quickstart.yml
+
+.PHONY: clean
+clean: ## Take down the quickstart's lab
+	@if [ -x .venv/newest/bin/ansible-playbook ]; then $(AS_ROOT) ansible-playbook playbooks/quickstart.yml -e quickstart_state=absent; fi
+	@rm -rf .build/sanity .build/galaxy
+
+.PHONY: test
+test: setup lint unit integration molecule ## Run everything, cheapest first: lint, unit, integration, molecule
+
+.PHONY: test-all
+test-all: test sanity-all benchmark ## Run everything there is, the benchmark and every ansible-core's sanity tests included
+
+# Lint: independent steps side by side, each printed whole when it ends.
+
+LINTERS := lint-ruff lint-mypy lint-yaml lint-ansible lint-docs lint-changelog lint-licences lint-galaxy sanity
+
+.PHONY: lint
+lint: ## Check style, types, documentation, licences, packaging, and run ansible-test sanity
+	$(call say,lint)
+	@$(MAKE) --jobs=$$(nproc) --output-sync=target $(LINTERS)
+
+.PHONY: $(LINTERS)
+lint-ruff:
+	@echo "-- ruff"
+	@ruff check --quiet .
+	@ruff format --quiet --check . || { ruff format --check .; exit 1; }
+
+lint-mypy:
+	@echo "-- mypy --strict"
+	@packages=(); for package in module_utils modules connection filter inventory action; do \
+		if compgen -G "plugins/$$package/*.py" >/dev/null; then packages+=(-p "ansible_collections.labspan.vmnet.plugins.$$package"); fi; \
+	done; mypy "$${packages[@]}"
+
+lint-yaml:
+	@echo "-- yamllint"
+	@yamllint --strict .
+
+lint-ansible:
+	@echo "-- ansible-lint"
+	@ansible-lint --quiet --nocolor
+
+lint-docs:
+	@echo "-- antsibull-docs lint-collection-docs"
+	@antsibull-docs lint-collection-docs --plugin-docs --validate-collection-refs=all .
+
+lint-changelog:
+	@echo "-- antsibull-changelog lint"
+	@antsibull-changelog lint
+
+lint-licences:
+	@echo "-- reuse lint"
+	@reuse lint --lines
+
+lint-galaxy:
+	@echo "-- ansible-galaxy collection build, galaxy-importer"
+	@tests/galaxy.sh
+
+sanity: ## Run ansible-test sanity on every Python that is here
+	@echo "-- ansible-test sanity"
+	@tests/sanity.sh
+
+.PHONY: sanity-all
+sanity-all: ## Run ansible-test sanity of each ansible-core
+	@for core in .venv/core-*; do echo "-- ansible-test sanity, $$core"; LABSPAN_CORE="$$core" tests/sanity.sh; done
+
+# The oldest managed host (Python 3.9 where there is one, pyroute2 0.7.2) beside the newest.
+
+.PHONY: unit
+unit: ## Run the unit tests on each ansible-core, and what managed hosts run on the oldest Python and pyroute2
+	@for core in core-2.21 core-2.19; do \
+		[ -x ".venv/$$core/bin/pytest" ] || continue; \
+		printf '\n\033[1m== unit tests, %s\033[0m\n' "$$core"; \
+		".venv/$$core/bin/python" -m pytest -q tests/unit $(PYTEST_ARGS); \
+	done
+	$(call say,unit tests of module_utils$(,) $$(.venv/oldest/bin/python -V) and pyroute2 0.7.2)
+	@.venv/oldest/bin/python -m pytest -q tests/unit/plugins/module_utils $(PYTEST_ARGS)
+
+.PHONY: integration
+integration: ## Run the integration tests in namespaces: newest ansible-core and pyroute2, then the oldest of both
+	$(call say,integration tests: newest ansible-core; the newest pyroute2 and the system's)
+	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q tests/integration $(PYTEST_ARGS)
+	$(call say,integration tests: ansible-core 2.19; $$(.venv/oldest/bin/python -V) and pyroute2 0.7.2)
+	@LABSPAN_TEST_INTERPRETERS=$(CURDIR)/.venv/oldest/bin/python \
+		$(AS_ROOT) .venv/core-2.19/bin/python -m pytest -q tests/integration $(PYTEST_ARGS)
+
+.PHONY: molecule
+molecule: ## Run the scenarios with real guests: create, converge, idempotence, verify, destroy
+	@for scenario in $(SCENARIOS); do \
+		printf '\n\033[1m== molecule: %s\033[0m\n' "$$scenario"; \
+		$(AS_ROOT) molecule test --scenario-name "$$scenario"; \
+	done
+
+.PHONY: benchmark
+benchmark: ## Measure the modules against the notes' commands and Ansible's own cost, side by side
+	@tests/setup.sh
+	@$(AS_ROOT) .venv/newest/bin/python tests/benchmark/run.py
+
+.PHONY: docs
+docs: ## Render the documentation of modules and roles to .build/docs
+	@tests/setup.sh
+	@mkdir -p .build/docs
+	@antsibull-docs sphinx-init --use-current --squash-hierarchy --dest-dir .build/docs labspan.vmnet
+	@antsibull-docs collection --use-current --squash-hierarchy --dest-dir .build/docs/rst labspan.vmnet
+	@echo "reStructuredText is in .build/docs/rst; .build/docs/build.sh makes HTML of it once its requirements.txt is installed"

@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# Runs `ansible-test sanity` on a copy of the checkout, with imports and compilation on every Python that is here.
+# ansible-test wants a real path that ends in ansible_collections/labspan/vmnet, and keeps its environments in HOME;
+# both are in .build, so that nothing else on this machine is touched.
+#
+#   [LABSPAN_CORE=.venv/core-2.19] tests/sanity.sh [ARGUMENT OF ansible-test sanity]...
+
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+root=$PWD
+copy=$root/.build/sanity/ansible_collections/labspan/vmnet
+controller=$(realpath "${LABSPAN_CORE:-.venv/newest}")/bin
+
+tests/copy.sh "$copy"
+git init --quiet "$copy" # else ansible-test asks the outer repository, which ignores .build
+
+export HOME=$root/.build/home PATH=$root/.build/pythons:$controller:$PATH
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+unset PYTHONPATH ANSIBLE_COLLECTIONS_PATH ANSIBLE_CONFIG ANSIBLE_HOME
+
+# ansible-test looks for the script under the name of the pip that it wants.
+requirements=$("$controller/python" -c 'from ansible_test._internal import python_requirements as module; print(module.__file__)')
+pip_version=$(sed -n "s/^ *pip='\([0-9.]*\)',$/\1/p" "$requirements" | head -n 1)
+mkdir -p "$HOME/.ansible/test/cache"
+cp tests/get_pip.py "$HOME/.ansible/test/cache/get_pip_${pip_version//./_}.py"
+
+cd "$copy"
+exec "$controller/ansible-test" sanity --color no --requirements --venv "$@"
