@@ -41,7 +41,11 @@ clean: ## Take down the quickstart's lab
 	@rm -rf .build/sanity .build/galaxy
 
 .PHONY: test
-test: setup lint unit integration molecule ## Run everything, cheapest first: lint, unit, integration, molecule
+test: ## Run all checks, cheapest first: set-up, lint, unit, integration, molecule
+	@for step in setup lint unit integration molecule; do \
+		$(MAKE) "$$step"; \
+	done
+	@printf '\nAll checks passed in %d minutes.\n' "$$(( SECONDS / 60 ))"
 
 .PHONY: test-all
 test-all: test sanity-all benchmark ## Run everything there is, the benchmark and every ansible-core's sanity tests included
