@@ -57,7 +57,7 @@ LINTERS := lint-ruff lint-mypy lint-yaml lint-ansible lint-docs lint-changelog l
 .PHONY: lint
 lint: ## Check style, types, documentation, licences, packaging, and run ansible-test sanity
 	$(call say,lint)
-	@$(MAKE) --jobs=$$(nproc) --output-sync=target $(LINTERS)
+	@$(MAKE) --jobs=$$(nproc) --output-sync=target --keep-going $(LINTERS)
 
 .PHONY: $(LINTERS)
 lint-ruff:
