@@ -77,7 +77,7 @@ lint-yaml:
 
 lint-ansible:
 	@echo "-- ansible-lint"
-	@ansible-lint --quiet --nocolor
+	@ansible-lint -q --nocolor
 
 lint-docs:
 	@echo "-- antsibull-docs lint-collection-docs"

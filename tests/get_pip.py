@@ -1,7 +1,7 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Stands in for the get-pip script that ansible-test would download: its new environments get pip from the package index.
+"""Stands in for the get-pip script that ansible-test would download: pip comes from the package index instead.
 
 Called like the original, with options and the packages to install.
 """
