@@ -3,8 +3,7 @@
 
 """The only speaker of netlink: links, addresses and routes, read in whole dumps and written in batches.
 
-Requests are built by pyroute2's message classes, and carry only the attributes that are used here. Replies are taken
-apart here: pyroute2 decodes a link in 150 to 250 microseconds, this in 15, and a lab host has a thousand of them.
+Requests are made of pyroute2's message classes; what comes back is taken apart by _rtnetlink.py.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
@@ -12,29 +11,51 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 from __future__ import annotations
 
 import dataclasses
-import errno
-import ipaddress
+import functools
 import os
 import socket
 import struct
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _rtnetlink
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._values import Address as InterfaceAddress
-from ansible_collections.labspan.vmnet.plugins.module_utils._values import Network
+from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import (
+    AF_INET,
+    AF_INET6,
+    HEADER,
+    MAIN_TABLE,
+    Address,
+    BridgeInfo,
+    Link,
+    PortInfo,
+    Route,
+    TunInfo,
+    Vlan,
+)
 
-AF_INET = socket.AF_INET
-AF_INET6 = socket.AF_INET6
-
-#: The routing table that a host uses unless rules say otherwise (linux/rtnetlink.h).
-MAIN_TABLE = 254
+__all__ = [
+    "AF_INET",
+    "AF_INET6",
+    "MAIN_TABLE",
+    "Address",
+    "BridgeInfo",
+    "Link",
+    "Netlink",
+    "PortInfo",
+    "Refusal",
+    "Request",
+    "Route",
+    "TunInfo",
+    "Vlan",
+]
 
 _AF_NETLINK = 16
+_AF_BRIDGE = 7
 _SOL_NETLINK = 270
 _NETLINK_CAP_ACK = 10
 _NETLINK_EXT_ACK = 11
 _NETLINK_GET_STRICT_CHK = 12
+_SO_RCVBUFFORCE = 33
 _NLMSG_ERROR = 2
 _NLMSG_DONE = 3
 _NLM_F_REQUEST = 0x1
@@ -44,131 +65,50 @@ _NLM_F_DUMP = 0x300
 _NLM_F_REPLACE = 0x100
 _NLM_F_EXCL = 0x200
 _NLM_F_CREATE = 0x400
-_NLM_F_CAPPED = 0x100
 _NLM_F_ACK_TLVS = 0x200
-_NLA_TYPE_MASK = 0x3FFF
+_NLMSGERR_ATTR_MSG = 1
 _RTM_NEWLINK = 16
 _RTM_DELLINK = 17
 _RTM_GETLINK = 18
+_RTM_SETLINK = 19
 _RTM_NEWADDR = 20
 _RTM_DELADDR = 21
 _RTM_GETADDR = 22
 _RTM_GETROUTE = 26
 _IFF_UP = 0x1
-_IFF_LOWER_UP = 0x10000
+_RTEXT_FILTER_BRVLAN = 0x2
 _RTEXT_FILTER_SKIP_STATS = 0x8
-_RTN_UNICAST = 1
-_RTM_F_CLONED = 0x200
+_IFA_F_NODAD = 0x2
+_IFA_F_KEPT = 0x2 | 0x4 | 0x100 | 0x200 | 0x400  # nodad, optimistic, mngtmpaddr, noprefixroute, autojoin
+_BRIDGE_FLAGS_SELF = 2
+_VLAN_PVID = 0x2
+_VLAN_UNTAGGED = 0x4
 _FOREVER = 0xFFFFFFFF
 _RECEIVE_SIZE = 1 << 18
-
-_HEADER = struct.Struct("=IHHII")
-_LINK_HEADER = struct.Struct("=BxHiII")
-_ATTRIBUTE = struct.Struct("=HH")
-_U16 = struct.Struct("=H")
-_U32 = struct.Struct("=I")
-_S32 = struct.Struct("=i")
-
-Attributes = t.Dict[int, bytes]
+#: Requests in one send. Their acknowledgements wait in our receive buffer, which must hold them all.
+_BATCH = 256
 
 
-@dataclasses.dataclass(frozen=True)
-class BridgeInfo:
-    """What a bridge is set to. Times are in hundredths of a second, as the kernel counts them."""
+class Request(t.NamedTuple):
+    """A request to change something, not yet sent."""
 
-    forward_delay: int
-    hello_time: int
-    max_age: int
-    ageing_time: int
-    stp: int
-    priority: int
-    group_forward_mask: int
-    multicast_snooping: t.Optional[bool]
-    multicast_querier: t.Optional[bool]
-    vlan_filtering: t.Optional[bool]
-    vlan_default_pvid: t.Optional[int]
-    """None where the kernel was built without bridge VLAN filtering."""
-    bridge_id: str
-    root_id: str
+    kind: int
+    flags: int
+    message: t.Any
 
 
 @dataclasses.dataclass(frozen=True)
-class PortInfo:
-    """What a port of a bridge is set to."""
+class Refusal:
+    """Why the kernel did not carry out a request."""
 
-    hairpin: bool
-    bpdu_guard: bool
-    learning: bool
-    flooding: bool
-    isolated: bool
-    state: int
+    code: int
+    """An errno."""
+    explanation: str
+    """The kernel's own words, if it had any."""
 
-
-@dataclasses.dataclass(frozen=True)
-class TunInfo:
-    """What a tun or tap device was made with."""
-
-    mode: str
-    owner: t.Optional[int]
-    group: t.Optional[int]
-    packet_info: bool
-    vnet_hdr: bool
-    persistent: bool
-    multi_queue: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class Link:
-    """A network interface."""
-
-    index: int
-    name: str
-    kind: t.Optional[str]
-    """C(bridge), C(tun), C(veth), ...; None for a physical interface and lo."""
-    up: bool
-    carrier: bool
-    mtu: int
-    mac: str
-    alias: str
-    master: t.Optional[str]
-    group: int
-    bridge: t.Optional[BridgeInfo] = None
-    port: t.Optional[PortInfo] = None
-    tun: t.Optional[TunInfo] = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Address:
-    """An address on an interface, with all that is needed to put it back as it was."""
-
-    interface: str
-    address: InterfaceAddress
-    scope: int = 0
-    flags: int = 0
-    label: t.Optional[str] = None
-    broadcast: t.Optional[str] = None
-    peer: t.Optional[str] = None
-    valid: int = _FOREVER
-    preferred: int = _FOREVER
-
-    @property
-    def family(self) -> int:
-        return AF_INET if self.address.version == 4 else AF_INET6
-
-
-@dataclasses.dataclass(frozen=True)
-class Route:
-    """A unicast route; one with several next hops appears once for each."""
-
-    family: int
-    table: int
-    destination: t.Optional[Network]
-    """None for the default route."""
-    gateway: t.Optional[str]
-    interface: t.Optional[str]
-    metric: int
-    protocol: int
-    scope: int
+    def __str__(self) -> str:
+        words = os.strerror(self.code)
+        return f"{words} ({self.explanation})" if self.explanation else words
 
 
 class Netlink:
@@ -193,23 +133,38 @@ class Netlink:
 
     def links(self) -> dict[str, Link]:
         """Every interface by name."""
-        found = [_raw_link(reply) for reply in self._dump("links", _RTM_GETLINK, _link_dump_request())]
-        names = {index: _text(attributes[_IFLA_IFNAME]) for index, _flags, attributes in found}
+        request = _message("link", attrs=[("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)])
+        found = [_rtnetlink.parse_link_header(reply) for reply in self._dump("links", _RTM_GETLINK, request)]
+        names = {
+            index: _rtnetlink.parse_text(attributes[_rtnetlink.IFLA_IFNAME]) for index, _flags, attributes in found
+        }
         self._names = names
-        links = (_link(index, flags, attributes, names) for index, flags, attributes in found)
+        links = (_rtnetlink.parse_link(index, flags, attributes, names) for index, flags, attributes in found)
         return {link.name: link for link in links}
 
     def addresses(self) -> list[Address]:
         """Every address of every interface, in the kernel's order."""
         names = self._known_names()
-        replies = self._dump("addresses", _RTM_GETADDR, struct.pack("=BBBBI", 0, 0, 0, 0, 0))
-        return [address for reply in replies for address in _addresses(reply, names)]
+        replies = self._dump("addresses", _RTM_GETADDR, _message("address"))
+        return [address for reply in replies for address in _rtnetlink.parse_addresses(reply, names)]
 
     def routes(self) -> list[Route]:
         """Every unicast route of every table."""
         names = self._known_names()
-        replies = self._dump("routes", _RTM_GETROUTE, struct.pack("=BBBBBBBBI", *([0] * 9)))
-        return [route for reply in replies for route in _routes(reply, names)]
+        replies = self._dump("routes", _RTM_GETROUTE, _message("route"))
+        return [route for reply in replies for route in _rtnetlink.parse_routes(reply, names)]
+
+    def vlans(self) -> dict[str, frozenset[Vlan]]:
+        """The VLANs of every bridge and port; empty where the kernel has no bridge VLAN filtering."""
+        names = self._known_names()
+        request = _message("link", family=_AF_BRIDGE, attrs=[("IFLA_EXT_MASK", _RTEXT_FILTER_BRVLAN)])
+        found: dict[str, frozenset[Vlan]] = {}
+        for reply in self._dump("VLANs", _RTM_GETLINK, request):
+            index, _flags, _attributes = _rtnetlink.parse_link_header(reply)
+            vlans = _rtnetlink.parse_vlans(reply)
+            if vlans and index in names:
+                found[names[index]] = vlans
+        return found
 
     def default_interface(self, family: int) -> t.Optional[str]:
         """The interface of the main table's default route with the lowest metric (C(AF_INET), C(AF_INET6))."""
@@ -219,6 +174,31 @@ class Netlink:
             if route.family == family and route.table == MAIN_TABLE and route.destination is None and route.interface
         ]
         return min(defaults, key=lambda route: route.metric).interface if defaults else None
+
+    def send(self, requests: t.Sequence[Request]) -> list[t.Optional[Refusal]]:
+        """Send the requests with as few system calls as their acknowledgements allow; the answer to each, in order.
+
+        The kernel goes on after a request that it refuses.
+        """
+        answers: list[t.Optional[Refusal]] = []
+        for start in range(0, len(requests), _BATCH):
+            answers += self._send_batch(requests[start : start + _BATCH])
+        return answers
+
+    def _send_batch(self, requests: t.Sequence[Request]) -> list[t.Optional[Refusal]]:
+        connection = self._open()
+        first = self._sequence + 1
+        batch = bytearray()
+        for request in requests:
+            batch += _encode(request.message, request.kind, request.flags | _NLM_F_ACK, self._next_sequence())
+            batch += bytes(-len(batch) % 4)
+        connection.send(batch)
+        answers: dict[int, t.Optional[Refusal]] = {}
+        while len(answers) < len(requests):
+            for header, message in _rtnetlink.split_messages(connection.recv(_RECEIVE_SIZE)):
+                if header[1] == _NLMSG_ERROR and header[3] >= first:
+                    answers[header[3]] = _refusal(header[2], message)
+        return [answers[number] for number in range(first, first + len(requests))]
 
     def _known_names(self) -> dict[int, str]:
         if self._names is None:
@@ -230,20 +210,22 @@ class Netlink:
             self._socket = socket.socket(_AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
             for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
                 self._socket.setsockopt(_SOL_NETLINK, option, 1)
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 20)
+            except PermissionError:  # reading needs no privilege, and no buffer either
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         return self._socket
 
     def _next_sequence(self) -> int:
         self._sequence += 1
         return self._sequence
 
-    def _dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
+    def _dump(self, what: str, kind: int, message: t.Any) -> list[bytes]:
         """The replies to one dump request; asked again when the kernel says that the tables changed meanwhile."""
         connection = self._open()
-        for _attempt in range(10):
+        for _attempt in range(20):
             sequence = self._next_sequence()
-            header = _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0)
-            connection.send(header + body)
+            connection.send(_encode(message, kind, _NLM_F_DUMP, sequence))
             replies, interrupted = self._collect(what, connection, sequence)
             if not interrupted:
                 return replies
@@ -254,236 +236,267 @@ class Netlink:
         replies: list[bytes] = []
         interrupted = False
         while True:
-            for header, message in _messages(connection.recv(_RECEIVE_SIZE)):
+            for header, message in _rtnetlink.split_messages(connection.recv(_RECEIVE_SIZE)):
                 _length, kind, flags, number, _port = header
                 if number != sequence:
                     continue
                 interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
                 if kind == _NLMSG_ERROR:
-                    code = -_S32.unpack_from(message, _HEADER.size)[0]
-                    raise SystemFailure(f"the kernel does not list the {what} of this host: {os.strerror(code)}.")
+                    raise SystemFailure(
+                        f"the kernel does not list the {what} of this host: {_refusal(flags, message)}."
+                    )
                 if kind == _NLMSG_DONE:
                     return replies, interrupted
                 replies.append(message)
 
 
-def _messages(received: bytes) -> t.Iterator[tuple[tuple[int, ...], bytes]]:
-    offset = 0
-    while offset < len(received):
-        header = _HEADER.unpack_from(received, offset)
-        yield header, received[offset : offset + header[0]]
-        offset += (header[0] + 3) & ~3
+def create_bridge(name: str) -> Request:
+    """A bridge, down and with the kernel's defaults; an interface of that name is an error."""
+    attrs = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
+    return Request(_RTM_NEWLINK, _NLM_F_CREATE | _NLM_F_EXCL, _message("link", attrs=attrs))
 
 
-def _attributes(message: bytes, offset: int = 0) -> Attributes:
-    found: Attributes = {}
-    end = len(message)
-    while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(message, offset)
-        if length < 4:
-            break
-        found[kind & _NLA_TYPE_MASK] = message[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
-    return found
+def set_link(
+    name: str,
+    *,
+    up: t.Optional[bool] = None,
+    mtu: t.Optional[int] = None,
+    mac: t.Optional[str] = None,
+    alias: t.Optional[str] = None,
+    group: t.Optional[int] = None,
+    master: t.Optional[int] = None,
+) -> Request:
+    """Settings that every interface has; C(master) is the bridge's index, 0 for none."""
+    wanted = {
+        "IFLA_IFNAME": name,
+        "IFLA_MTU": mtu,
+        "IFLA_ADDRESS": mac,
+        "IFLA_IFALIAS": alias,
+        "IFLA_GROUP": group,
+        "IFLA_MASTER": master,
+    }
+    attrs = [(attribute, value) for attribute, value in wanted.items() if value is not None]
+    flags = {} if up is None else {"flags": _IFF_UP if up else 0, "change": _IFF_UP}
+    return Request(_RTM_NEWLINK, 0, _message("link", attrs=attrs, **flags))
 
 
-def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode("utf-8", "replace")
+#: Setting of a bridge -> the attribute that carries it.
+BRIDGE_ATTRIBUTES = {
+    "forward_delay": "IFLA_BR_FORWARD_DELAY",
+    "hello_time": "IFLA_BR_HELLO_TIME",
+    "max_age": "IFLA_BR_MAX_AGE",
+    "ageing_time": "IFLA_BR_AGEING_TIME",
+    "stp": "IFLA_BR_STP_STATE",
+    "priority": "IFLA_BR_PRIORITY",
+    "vlan_filtering": "IFLA_BR_VLAN_FILTERING",
+    "group_forward_mask": "IFLA_BR_GROUP_FWD_MASK",
+    "multicast_snooping": "IFLA_BR_MCAST_SNOOPING",
+    "multicast_querier": "IFLA_BR_MCAST_QUERIER",
+    "vlan_default_pvid": "IFLA_BR_VLAN_DEFAULT_PVID",
+}
+
+#: Setting of a port -> the attribute that carries it.
+PORT_ATTRIBUTES = {
+    "hairpin": "IFLA_BRPORT_MODE",
+    "bpdu_guard": "IFLA_BRPORT_GUARD",
+    "learning": "IFLA_BRPORT_LEARNING",
+    "flooding": "IFLA_BRPORT_UNICAST_FLOOD",
+    "isolated": "IFLA_BRPORT_ISOLATED",
+}
 
 
-def _mac(value: bytes) -> str:
-    return ":".join(f"{byte:02x}" for byte in value)
+def set_bridge(name: str, settings: t.Mapping[str, int]) -> Request:
+    """Settings of a bridge by the names of C(BRIDGE_ATTRIBUTES), in the kernel's units."""
+    attrs = [(BRIDGE_ATTRIBUTES[setting], int(value)) for setting, value in settings.items()]
+    info = [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", {"attrs": attrs})]
+    message = _message("link", attrs=[("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": info})])
+    return Request(_RTM_NEWLINK, 0, message)
 
 
-def _u8(attributes: Attributes, kind: int) -> t.Optional[int]:
-    value = attributes.get(kind)
-    return value[0] if value else None
+def set_port(name: str, settings: t.Mapping[str, bool]) -> Request:
+    """Settings of a bridge's port by the names of C(PORT_ATTRIBUTES); the interface must be a port already."""
+    attrs = [(PORT_ATTRIBUTES[setting], int(value)) for setting, value in settings.items()]
+    info = [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": attrs})]
+    message = _message("port", attrs=[("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": info})])
+    return Request(_RTM_NEWLINK, 0, message)
 
 
-def _flag(attributes: Attributes, kind: int) -> t.Optional[bool]:
-    value = attributes.get(kind)
-    return bool(value[0]) if value else None
+def delete_link(name: str) -> Request:
+    """The end of one interface, whoever holds it."""
+    return Request(_RTM_DELLINK, 0, _message("link", attrs=[("IFLA_IFNAME", name)]))
 
 
-def _u16(attributes: Attributes, kind: int) -> t.Optional[int]:
-    value = attributes.get(kind)
-    return _U16.unpack(value)[0] if value else None
+def delete_group(group: int) -> Request:
+    """The end of every interface of a group, of whatever kind: the kernel does not look at the type."""
+    return Request(_RTM_DELLINK, 0, _message("link", attrs=[("IFLA_GROUP", group)]))
 
 
-def _u32(attributes: Attributes, kind: int) -> t.Optional[int]:
-    value = attributes.get(kind)
-    return _U32.unpack(value)[0] if value else None
+def add_address(address: Address, index: int) -> Request:
+    """Put an address on the interface with this index; one that is there is brought to these lifetimes and flags."""
+    attrs: list[tuple[str, t.Any]] = [*_address_attributes(address), ("IFA_FLAGS", address.flags & _IFA_F_KEPT)]
+    if address.label:
+        attrs.append(("IFA_LABEL", address.label))
+    if address.broadcast:
+        attrs.append(("IFA_BROADCAST", address.broadcast))
+    if (address.valid, address.preferred) != (_FOREVER, _FOREVER):
+        lifetimes = {"ifa_preferred": address.preferred, "ifa_valid": address.valid, "cstamp": 0, "tstamp": 0}
+        attrs.append(("IFA_CACHEINFO", lifetimes))
+    return Request(_RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_REPLACE, _address_message(address, index, attrs))
 
 
-# linux/if_link.h
-_IFLA_ADDRESS = 1
-_IFLA_IFNAME = 3
-_IFLA_MTU = 4
-_IFLA_MASTER = 10
-_IFLA_LINKINFO = 18
-_IFLA_IFALIAS = 20
-_IFLA_GROUP = 27
-_IFLA_EXT_MASK = 29
-_INFO_KIND = 1
-_INFO_DATA = 2
-_INFO_PORT_KIND = 4
-_INFO_PORT_DATA = 5
+def remove_address(address: Address, index: int) -> Request:
+    """Take an address off the interface with this index."""
+    return Request(_RTM_DELADDR, 0, _address_message(address, index, _address_attributes(address)))
 
 
-def _link_dump_request() -> bytes:
-    mask = _ATTRIBUTE.pack(8, _IFLA_EXT_MASK) + _U32.pack(_RTEXT_FILTER_SKIP_STATS)
-    return _LINK_HEADER.pack(0, 0, 0, 0, 0) + mask
+def new_address(interface: str, address: t.Any) -> Address:
+    """An address as C(ip address add) makes it, except that an IPv6 address is usable at once.
+
+    A bridge has no carrier before its first port is there, and without carrier duplicate address detection never ends:
+    nothing could be bound to the address.
+    """
+    flags = 0x80 if address.version == 4 else 0x80 | _IFA_F_NODAD
+    label = interface if address.version == 4 else None
+    return Address(interface=interface, address=address, flags=flags, label=label)
 
 
-def _raw_link(message: bytes) -> tuple[int, int, Attributes]:
-    _family, _type, index, flags, _change = _LINK_HEADER.unpack_from(message, _HEADER.size)
-    return index, flags, _attributes(message, _HEADER.size + _LINK_HEADER.size)
+def change_vlans(index: int, vlans: t.Iterable[Vlan], *, present: bool, on_bridge_itself: bool) -> list[Request]:
+    """Add VLANs to a port or to the bridge itself, or take them away; one request for all."""
+    attrs = [
+        ("IFLA_BRIDGE_VLAN_INFO", {"flags": _VLAN_PVID * vlan.pvid | _VLAN_UNTAGGED * vlan.untagged, "vid": vlan.id})
+        for vlan in sorted(vlans)
+    ]
+    if not attrs:
+        return []
+    target = [("IFLA_BRIDGE_FLAGS", _BRIDGE_FLAGS_SELF)] if on_bridge_itself else []
+    message = _message("vlans", family=_AF_BRIDGE, index=index, attrs=[("IFLA_AF_SPEC", {"attrs": target + attrs})])
+    return [Request(_RTM_SETLINK if present else _RTM_DELLINK, 0, message)]
 
 
-def _link(index: int, flags: int, attributes: Attributes, names: t.Mapping[int, str]) -> Link:
-    info = _attributes(attributes[_IFLA_LINKINFO]) if _IFLA_LINKINFO in attributes else {}
-    kind = _text(info[_INFO_KIND]) if _INFO_KIND in info else None
-    settings = _attributes(info[_INFO_DATA]) if _INFO_DATA in info else {}
-    is_port = info.get(_INFO_PORT_KIND, b"").startswith(b"bridge") and _INFO_PORT_DATA in info
-    return Link(
+def _address_attributes(address: Address) -> list[tuple[str, t.Any]]:
+    local = str(address.address.ip)
+    return [("IFA_LOCAL", local), ("IFA_ADDRESS", address.peer or local)]
+
+
+def _address_message(address: Address, index: int, attrs: list[tuple[str, t.Any]]) -> t.Any:
+    return _message(
+        "address",
+        family=address.family,
+        prefixlen=address.address.network.prefixlen,
+        flags=0,
+        scope=address.scope,
         index=index,
-        name=names[index],
-        kind=kind,
-        up=bool(flags & _IFF_UP),
-        carrier=bool(flags & _IFF_LOWER_UP),
-        mtu=_u32(attributes, _IFLA_MTU) or 0,
-        mac=_mac(attributes.get(_IFLA_ADDRESS, b"")),
-        alias=_text(attributes.get(_IFLA_IFALIAS, b"")),
-        master=names.get(_u32(attributes, _IFLA_MASTER) or 0),
-        group=_u32(attributes, _IFLA_GROUP) or 0,
-        bridge=_bridge_info(settings) if kind == "bridge" else None,
-        port=_port_info(_attributes(info[_INFO_PORT_DATA])) if is_port else None,
-        tun=_tun_info(settings) if kind == "tun" else None,
+        attrs=attrs,
     )
 
 
-def _bridge_identity(value: bytes) -> str:
-    return f"{value[0]:02x}{value[1]:02x}.{value[2:8].hex()}"
+def _refusal(flags: int, message: bytes) -> t.Optional[Refusal]:
+    code = -struct.unpack_from("=i", message, HEADER.size)[0]
+    if code == 0:
+        return None
+    explanation = ""
+    if flags & _NLM_F_ACK_TLVS:
+        said = _rtnetlink.parse_attributes(message, HEADER.size + 4 + HEADER.size)
+        explanation = _rtnetlink.parse_text(said.get(_NLMSGERR_ATTR_MSG, b"")).rstrip(".")
+    return Refusal(code, explanation)
 
 
-def _bridge_info(settings: Attributes) -> BridgeInfo:
-    return BridgeInfo(
-        forward_delay=_u32(settings, 1) or 0,
-        hello_time=_u32(settings, 2) or 0,
-        max_age=_u32(settings, 3) or 0,
-        ageing_time=_u32(settings, 4) or 0,
-        stp=_u32(settings, 5) or 0,
-        priority=_u16(settings, 6) or 0,
-        group_forward_mask=_u16(settings, 9) or 0,
-        multicast_snooping=_flag(settings, 23),
-        multicast_querier=_flag(settings, 25),
-        vlan_filtering=_flag(settings, 7),
-        vlan_default_pvid=_u16(settings, 39),
-        bridge_id=_bridge_identity(settings.get(11, bytes(8))),
-        root_id=_bridge_identity(settings.get(10, bytes(8))),
-    )
+def _message(kind: str, attrs: t.Sequence[t.Any] = (), **fields: int) -> t.Any:
+    message = _message_classes()[kind]()
+    message.update(fields)
+    message["attrs"] = list(attrs)
+    return message
 
 
-def _port_info(settings: Attributes) -> PortInfo:
-    return PortInfo(
-        hairpin=bool(_u8(settings, 4)),
-        bpdu_guard=bool(_u8(settings, 5)),
-        learning=bool(_u8(settings, 8)),
-        flooding=bool(_u8(settings, 9)),
-        isolated=bool(_u8(settings, 33)),
-        state=_u8(settings, 1) or 0,
-    )
+def _encode(message: t.Any, kind: int, flags: int, sequence: int) -> bytes:
+    message["header"]["type"] = kind
+    message["header"]["flags"] = flags | _NLM_F_REQUEST
+    message["header"]["sequence_number"] = sequence
+    message.reset()
+    message.encode()
+    return bytes(message.data)
 
 
-def _tun_info(settings: Attributes) -> TunInfo:
-    return TunInfo(
-        mode="tap" if _u8(settings, 3) == 2 else "tun",
-        owner=_u32(settings, 1),
-        group=_u32(settings, 2),
-        packet_info=bool(_u8(settings, 4)),
-        vnet_hdr=bool(_u8(settings, 5)),
-        persistent=bool(_u8(settings, 6)),
-        multi_queue=bool(_u8(settings, 7)),
-    )
+@functools.cache
+def _message_classes() -> dict[str, t.Any]:
+    """pyroute2's message classes, with just the attributes that are written here."""
+    netlink = _deps.pyroute2_netlink()
 
-
-# linux/if_addr.h
-_IFA_ADDRESS = 1
-_IFA_LOCAL = 2
-_IFA_LABEL = 3
-_IFA_BROADCAST = 4
-_IFA_CACHEINFO = 6
-_IFA_FLAGS = 8
-
-
-def _addresses(message: bytes, names: t.Mapping[int, str]) -> t.Iterator[Address]:
-    family, prefix, flags, scope, index = struct.unpack_from("=BBBBI", message, _HEADER.size)
-    if family not in (AF_INET, AF_INET6) or index not in names:
-        return
-    attributes = _attributes(message, _HEADER.size + 8)
-    if _IFA_ADDRESS not in attributes:
-        return
-    local = attributes.get(_IFA_LOCAL, attributes[_IFA_ADDRESS])
-    peer = attributes[_IFA_ADDRESS]
-    preferred, valid = struct.unpack_from("=II", attributes.get(_IFA_CACHEINFO, b"\xff" * 8))
-    broadcast = attributes.get(_IFA_BROADCAST)
-    # A peer's prefix length is the interface's, and ip_interface needs one that is the address's own.
-    yield Address(
-        interface=names[index],
-        address=ipaddress.ip_interface((local, prefix)),
-        scope=scope,
-        flags=_u32(attributes, _IFA_FLAGS) or flags,
-        label=_text(attributes[_IFA_LABEL]) if _IFA_LABEL in attributes else None,
-        broadcast=str(ipaddress.ip_address(broadcast)) if broadcast else None,
-        peer=str(ipaddress.ip_address(peer)) if peer != local else None,
-        valid=valid,
-        preferred=preferred,
-    )
-
-
-# linux/rtnetlink.h
-_RTA_DST = 1
-_RTA_OIF = 4
-_RTA_GATEWAY = 5
-_RTA_PRIORITY = 6
-_RTA_MULTIPATH = 9
-_RTA_TABLE = 15
-_RTA_VIA = 18
-
-
-def _routes(message: bytes, names: t.Mapping[int, str]) -> t.Iterator[Route]:
-    family, prefix, _source, _tos, table, protocol, scope, kind, flags = struct.unpack_from(
-        "=BBBBBBBBI", message, _HEADER.size
-    )
-    if family not in (AF_INET, AF_INET6) or kind != _RTN_UNICAST or flags & _RTM_F_CLONED:
-        return
-    attributes = _attributes(message, _HEADER.size + 12)
-    destination = attributes.get(_RTA_DST)
-    for index, gateway in _next_hops(attributes):
-        yield Route(
-            family=family,
-            table=_u32(attributes, _RTA_TABLE) or table,
-            destination=ipaddress.ip_network((destination, prefix)) if destination else None,
-            gateway=str(ipaddress.ip_address(gateway)) if gateway else None,
-            interface=names.get(index),
-            metric=_u32(attributes, _RTA_PRIORITY) or 0,
-            protocol=protocol,
-            scope=scope,
+    def nested(name: str, *attributes: tuple[int, str, str], **inner: t.Any) -> t.Any:
+        return type(
+            name, (netlink.nla,), {"prefix": attributes[0][1].rsplit("_", 1)[0] + "_", "nla_map": attributes, **inner}
         )
 
-
-def _gateway(attributes: Attributes) -> t.Optional[bytes]:
-    via = attributes.get(_RTA_VIA)
-    return via[2:] if via else attributes.get(_RTA_GATEWAY)
-
-
-def _next_hops(attributes: Attributes) -> t.Iterator[tuple[int, t.Optional[bytes]]]:
-    hops = attributes.get(_RTA_MULTIPATH)
-    if hops is None:
-        yield _u32(attributes, _RTA_OIF) or 0, _gateway(attributes)
-        return
-    offset = 0
-    while offset + 8 <= len(hops):
-        length, _flags, _weight, index = struct.unpack_from("=HBBi", hops, offset)
-        yield index, _gateway(_attributes(hops[offset + 8 : offset + length]))
-        offset += (length + 3) & ~3
+    bridge = nested(
+        "bridge",
+        (1, "IFLA_BR_FORWARD_DELAY", "uint32"),
+        (2, "IFLA_BR_HELLO_TIME", "uint32"),
+        (3, "IFLA_BR_MAX_AGE", "uint32"),
+        (4, "IFLA_BR_AGEING_TIME", "uint32"),
+        (5, "IFLA_BR_STP_STATE", "uint32"),
+        (6, "IFLA_BR_PRIORITY", "uint16"),
+        (7, "IFLA_BR_VLAN_FILTERING", "uint8"),
+        (9, "IFLA_BR_GROUP_FWD_MASK", "uint16"),
+        (23, "IFLA_BR_MCAST_SNOOPING", "uint8"),
+        (25, "IFLA_BR_MCAST_QUERIER", "uint8"),
+        (39, "IFLA_BR_VLAN_DEFAULT_PVID", "uint16"),
+    )
+    port = nested(
+        "port",
+        (4, "IFLA_BRPORT_MODE", "uint8"),
+        (5, "IFLA_BRPORT_GUARD", "uint8"),
+        (8, "IFLA_BRPORT_LEARNING", "uint8"),
+        (9, "IFLA_BRPORT_UNICAST_FLOOD", "uint8"),
+        (33, "IFLA_BRPORT_ISOLATED", "uint8"),
+    )
+    bridge_info = nested("info", (1, "IFLA_INFO_KIND", "asciiz"), (2, "IFLA_INFO_DATA", "bridge"), bridge=bridge)
+    port_info = nested("info", (4, "IFLA_INFO_SLAVE_KIND", "asciiz"), (5, "IFLA_INFO_SLAVE_DATA", "port"), port=port)
+    vlan_info = type("vlan", (netlink.nla,), {"fields": (("flags", "H"), ("vid", "H"))})
+    vlan_set = nested("spec", (0, "IFLA_BRIDGE_FLAGS", "uint16"), (2, "IFLA_BRIDGE_VLAN_INFO", "vlan"), vlan=vlan_info)
+    cache_info = type(
+        "cacheinfo",
+        (netlink.nla,),
+        {"fields": (("ifa_preferred", "I"), ("ifa_valid", "I"), ("cstamp", "I"), ("tstamp", "I"))},
+    )
+    link_fields = (
+        ("family", "B"),
+        ("__align", "x"),
+        ("ifi_type", "H"),
+        ("index", "i"),
+        ("flags", "I"),
+        ("change", "I"),
+    )
+    link_map = (
+        (1, "IFLA_ADDRESS", "l2addr"),
+        (3, "IFLA_IFNAME", "asciiz"),
+        (4, "IFLA_MTU", "uint32"),
+        (10, "IFLA_MASTER", "uint32"),
+        (18, "IFLA_LINKINFO", "info"),
+        (20, "IFLA_IFALIAS", "asciiz"),
+        (26, "IFLA_AF_SPEC", "spec"),
+        (27, "IFLA_GROUP", "uint32"),
+        (29, "IFLA_EXT_MASK", "uint32"),
+    )
+    link_message = {"prefix": "IFLA_", "fields": link_fields, "nla_map": link_map, "spec": vlan_set}
+    address_message = {
+        "prefix": "IFA_",
+        "fields": (("family", "B"), ("prefixlen", "B"), ("flags", "B"), ("scope", "B"), ("index", "I")),
+        "nla_map": (
+            (1, "IFA_ADDRESS", "ipaddr"),
+            (2, "IFA_LOCAL", "ipaddr"),
+            (3, "IFA_LABEL", "asciiz"),
+            (4, "IFA_BROADCAST", "ipaddr"),
+            (6, "IFA_CACHEINFO", "cacheinfo"),
+            (8, "IFA_FLAGS", "uint32"),
+        ),
+        "cacheinfo": cache_info,
+    }
+    names = ("family", "dst_len", "src_len", "tos", "table", "proto", "scope", "type")
+    route_message = {"prefix": "RTA_", "fields": (*((name, "B") for name in names), ("flags", "I")), "nla_map": ()}
+    return {
+        "link": type("link_message", (netlink.nlmsg,), {**link_message, "info": bridge_info}),
+        "port": type("port_message", (netlink.nlmsg,), {**link_message, "info": port_info}),
+        "vlans": type("vlan_message", (netlink.nlmsg,), {**link_message, "info": bridge_info}),
+        "address": type("address_message", (netlink.nlmsg,), address_message),
+        "route": type("route_message", (netlink.nlmsg,), route_message),
+    }

@@ -218,9 +218,7 @@ class Host:
             "addresses": _stable(self.json("ip", "-d", "-j", "addr", "show")),
             "links": _stable(self.json("ip", "-d", "-j", "link", "show")),
             "routes": self.json("ip", "-d", "-j", "route", "show", "table", "all"),
-            "routes6": [
-                r for r in self.json("ip", "-d", "-6", "-j", "route", "show", "table", "all") if not _of_kernel(r)
-            ],
+            "routes6": [route for route in routes6 if not _of_kernel(route)],
             "rules": self.json("ip", "-d", "-j", "rule", "show"),
             "rules6": self.json("ip", "-d", "-6", "-j", "rule", "show"),
             "bridge": _stable(self.json("bridge", "-d", "-j", "link", "show")),
