@@ -1,0 +1,590 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The dnsmasq of each network: whether it runs, what it has read, and what brings it to what is wanted.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import grp
+import hashlib
+import os
+import pwd
+import signal
+import subprocess
+import time
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _ports
+from ansible_collections.labspan.vmnet.plugins.module_utils._dnsmasq import (
+    Account,
+    Files,
+    Paths,
+    Wish,
+    bridge_of,
+    parse_leases,
+    read_wish,
+    serves_dns,
+    settle,
+)
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import (
+    InvalidInput,
+    LabspanError,
+    MissingDependency,
+    Refused,
+    SystemFailure,
+)
+from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options, is_single, items
+from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import MAIN_TABLE, Netlink
+from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
+from ansible_collections.labspan.vmnet.plugins.module_utils._process import (
+    Process,
+    end,
+    here,
+    read_pid_file,
+    send,
+    spawn,
+    write_pid_file,
+)
+from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
+from ansible_collections.labspan.vmnet.plugins.module_utils._values import Address
+
+#: How long dnsmasq may take to listen, and to end, in seconds.
+START_TIMEOUT = 15.0
+STOP_TIMEOUT = 5.0
+
+_BULK = "servers"
+_UNKNOWN = Files("# Not known before the bridge is there.\n", "", "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """One network's server as it is, or as it is wanted."""
+
+    network: str
+    files: t.Optional[Files]
+    running: bool
+    configured: bool
+    """Whether the running process was started with the configuration in C(files)."""
+    informed: bool
+    """Whether it has read the static leases and names in C(files)."""
+    process: t.Optional[Process] = dataclasses.field(default=None, compare=False)
+    leases: str = dataclasses.field(default="", compare=False)
+
+    @property
+    def bridge(self) -> t.Optional[str]:
+        return bridge_of(self.files.configuration) if self.files else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Serve(Change):
+    """Brings one network's server from one state to another."""
+
+    network: str
+    before: t.Optional[Server]
+    after: t.Optional[Server]
+
+
+@dataclasses.dataclass(frozen=True)
+class Bridge:
+    """What is looked at of a bridge."""
+
+    kind: t.Optional[str]
+    addresses: tuple[Address, ...]
+    default_route: bool
+    hears_itself: bool
+    """Whether the host configures itself from router advertisements, its own included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """The servers that the task names, and the bridges they are for."""
+
+    servers: t.Mapping[str, t.Optional[Server]]
+    bridges: t.Mapping[str, Bridge]
+
+
+def build(params: Options, *, check_mode: bool) -> list[Resource[t.Any]]:
+    """The resource that a task's parameters ask for."""
+    single = is_single(params, _BULK)
+    wishes = [
+        read_wish("" if single else f"{_BULK}[{index}].", options) for index, options in enumerate(items(params, _BULK))
+    ]
+    return [Servers(wishes, single=single, check_mode=check_mode)]
+
+
+class Servers(Resource[State]):
+    """The servers that a task asks for."""
+
+    plural = "servers"
+    singular = "server"
+
+    def __init__(self, wishes: t.Sequence[Wish], *, single: bool = False, check_mode: bool = False) -> None:
+        super().__init__(single=single)
+        self._wishes = wishes
+        self._check_mode = check_mode
+        bridges: dict[str, str] = {}
+        for index, wish in enumerate(wishes):
+            if not wish.present:
+                continue
+            other = bridges.setdefault(wish.bridge, wish.name)
+            if other != wish.name:
+                raise InvalidInput(
+                    f"{self._where(index)}bridge",
+                    wish.bridge,
+                    f"is also the bridge of server {other}. A bridge has one DHCP server.",
+                )
+
+    def _where(self, index: int) -> str:
+        return "" if self.single else f"{_BULK}[{index}]."
+
+    def read(self) -> State:
+        servers = {wish.name: read_server(wish.name) for wish in self._wishes}
+        wanted = {wish.bridge for wish in self._wishes if wish.present}
+        return State(servers, read_bridges(wanted) if wanted else {})
+
+    def plan(self, have: State, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
+        changes: list[Serve] = []
+        untested: list[tuple[str, Server]] = []
+        for index, wish in enumerate(self._wishes):
+            server = have.servers[wish.name]
+            want = self._want(self._where(index), wish, have.bridges) if wish.present else None
+            change = plan_server(wish.name, server, want)
+            if change is None:
+                continue
+            changes.append(change)
+            if want is not None and want.files not in (None, _UNKNOWN):
+                untested.append((wish.name, want))
+                self._warn_of_lent_addresses(server, wish)
+        # What is stopped first makes its bridge free for what is started after.
+        changes.sort(key=lambda change: change.after is not None)
+        self._check_startable(have, changes, untested)
+        return changes
+
+    def _want(self, where: str, wish: Wish, bridges: t.Mapping[str, Bridge]) -> Server:
+        bridge = bridges.get(wish.bridge)
+        if bridge is None:
+            message = f"{where}bridge: there is no bridge {wish.bridge} on the managed host."
+            if not self._check_mode:
+                raise Refused(f"{message} Make it first, with linux_bridge.")
+            self.warnings.append(
+                f"{message} In check mode this is no error, as a task before may make it; addresses are not checked."
+            )
+            return Server(wish.name, _UNKNOWN, True, True, True)
+        if bridge.kind != "bridge":
+            raise Refused(
+                f"{where}bridge: {wish.bridge} is not a bridge ({bridge.kind or 'a physical interface'}). "
+                "A DHCP server is for the guests on a bridge."
+            )
+        if bridge.default_route:
+            raise Refused(
+                f"{where}bridge: the host's default route leaves through {wish.bridge}, so that its guests are on the "
+                "LAN and get their addresses from the LAN's DHCP server. A second one would disturb the LAN."
+            )
+        if wish.router_advertisements and bridge.hears_itself:
+            self.warnings.append(
+                f"{where}router_advertisements: the host takes an address, and a default route if one is offered, from its "
+                f"own advertisements, as net.ipv6.conf.{wish.bridge}.accept_ra is on and the bridge does not forward."
+            )
+        return Server(wish.name, settle(where, wish, bridge.addresses, find_account()), True, True, True)
+
+    def _warn_of_lent_addresses(self, server: t.Optional[Server], wish: Wish) -> None:
+        lent = {lease.address: lease for lease in parse_leases(server.leases)} if server else {}
+        for reservation in wish.reservations:
+            lease = lent.get(str(reservation.address))
+            if lease is not None and lease.mac != reservation.mac:
+                self.warnings.append(
+                    f"the static lease of {reservation.mac} takes effect when {lease.mac} gives up {lease.address}, "
+                    f"which it has until {lease.expires or 'it releases it'}."
+                )
+
+    def _check_startable(
+        self, have: State, changes: t.Sequence[Serve], untested: t.Sequence[tuple[str, Server]]
+    ) -> None:
+        if not untested:
+            return
+        try:
+            dnsmasq = _deps.program("dnsmasq", purpose="to serve DHCP")
+        except MissingDependency as error:
+            if not self._check_mode:
+                raise
+            self.warnings.append(f"{error} In check mode this is no error, as a task before may install it.")
+            return
+        # Sockets of processes that this very task ends or restarts are no obstacle.
+        ours = [server.process for server in have.servers.values() if server and server.process]
+        leaving = [change.before.process for change in changes if change.before and change.before.process]
+        for network, want in untested:
+            files = t.cast(Files, want.files)
+            server = have.servers[network]
+            if server is None or server.files is None or server.files.configuration != files.configuration:
+                check_syntax(dnsmasq, network, files.configuration)
+            if server is None or server.process is None or server.bridge != want.bridge:
+                check_dhcp_port(t.cast(str, want.bridge), ours)
+            if serves_dns(files.configuration) and not _answers_already(server, want):
+                check_dns_port(have.bridges[t.cast(str, want.bridge)].addresses, leaving)
+
+    def predict(self, have: State, changes: t.Sequence[Change]) -> State:
+        servers = dict(have.servers)
+        for change in t.cast("t.Sequence[Serve]", changes):
+            servers[change.network] = change.after
+        return State(servers, have.bridges)
+
+    def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
+        for change in t.cast("t.Sequence[Serve]", changes):
+            before = read_server(change.network)
+            try:
+                bring(change.network, change.after)
+            except LabspanError as error:
+                _put_back(change.network, before, error)
+                raise
+            done.append(change)
+
+    def render(self, state: State) -> dict[str, dict[str, t.Any]]:
+        return {name: _render(server) for name, server in state.servers.items() if server is not None}
+
+    def facts(self, state: State) -> dict[str, t.Any]:
+        return {
+            "leases": [
+                {"network": name, **dataclasses.asdict(lease)}
+                for name, server in state.servers.items()
+                if server is not None
+                for lease in parse_leases(server.leases)
+            ]
+        }
+
+
+def _render(server: Server) -> dict[str, t.Any]:
+    paths = Paths(server.network)
+    files = server.files or Files("", "", "")
+    return {
+        "bridge": server.bridge,
+        "running": server.running,
+        "pid": server.process.pid if server.process else None,
+        "configuration_file": paths.configuration,
+        "lease_file": paths.leases,
+        "configuration": files.configuration.splitlines(),
+        "static_leases": files.reservations.splitlines(),
+        "names": files.names.splitlines(),
+    }
+
+
+def plan_server(network: str, have: t.Optional[Server], want: t.Optional[Server]) -> t.Optional[Serve]:
+    """The one change that brings this server to what is wanted; None when it is there."""
+    if have == want:
+        return None
+    subject = f"DHCP server of network {network}"
+    sentence, after = f"Stop the {subject} and remove its configuration and its lease file", want
+    if want is not None and have is not None:
+        keeps = have.running and have.configured and have.files is not None and want.files is not None
+        if keeps and t.cast(Files, have.files).configuration == t.cast(Files, want.files).configuration:
+            sentence = f"Let the {subject} read its changed static leases"
+            after = dataclasses.replace(want, process=have.process, leases=have.leases)
+        else:
+            how = "with its changed configuration" if have.files != want.files else "with its configuration"
+            sentence = f"{'Restart' if have.running else 'Start'} the {subject} {how}"
+            after = dataclasses.replace(want, leases=have.leases)
+    elif want is not None:
+        sentence = f"Start the {subject} on bridge {want.bridge or '(not there yet)'}"
+    return Serve(subject, sentence, have, after, network)
+
+
+def read_bridges(names: t.Collection[str]) -> dict[str, Bridge]:
+    """The interfaces of these names that are there."""
+    with Netlink() as netlink:
+        links = netlink.links()
+        addresses = netlink.addresses()
+        defaults = {
+            route.interface for route in netlink.routes() if route.destination is None and route.table == MAIN_TABLE
+        }
+    return {
+        name: Bridge(
+            links[name].kind,
+            tuple(entry.address for entry in addresses if entry.interface == name),
+            name in defaults,
+            _accepts_advertisements(name),
+        )
+        for name in names
+        if name in links
+    }
+
+
+def _accepts_advertisements(bridge: str) -> bool:
+    settings = f"/proc/sys/net/ipv6/conf/{bridge}"
+    accepts, forwards = ((_read(f"{settings}/{name}") or "0").strip() for name in ("accept_ra", "forwarding"))
+    return accepts == "2" or (accepts == "1" and forwards == "0")
+
+
+def read_server(network: str) -> t.Optional[Server]:
+    """What there is of this network's server, or None."""
+    paths = Paths(network)
+    texts = [_read(path) for path in (paths.configuration, paths.reservations, paths.names)]
+    files = None if texts == [None] * 3 else Files(*(text or "" for text in texts))
+    process = find_process(paths)
+    leases = _read(paths.leases)
+    left = any(os.path.exists(path) for path in (paths.pid, paths.loaded, paths.output))
+    if files is None and process is None and leases is None and not left:
+        return None
+    loaded = (_read(paths.loaded) or "").split()
+    mine = process is not None and loaded[:2] == [str(process.pid), str(process.started)]
+    expected = _digests(files) if files else ()
+    return Server(
+        network,
+        files,
+        running=process is not None,
+        configured=mine and loaded[2:3] == list(expected[:1]),
+        informed=mine and loaded[3:4] == list(expected[1:]),
+        process=process,
+        leases=leases or "",
+    )
+
+
+def find_process(paths: Paths) -> t.Optional[Process]:
+    """The running dnsmasq of a network; looked for by its command line when the pid file does not name it."""
+    process = read_pid_file(paths.pid)
+    if process is None:
+        return next((found for found, argv in here() if _configuration_argument(paths) in argv), None)
+    try:
+        inside = os.path.samestat(os.stat(f"/proc/{process.pid}/ns/net"), os.stat("/proc/self/ns/net"))
+    except OSError:
+        return None
+    if not inside:
+        raise Refused(
+            f"the DHCP server of network {paths.network} (pid {process.pid}) runs in another network namespace of this "
+            "host. Networks of one host need different names; rename one of them."
+        )
+    return process
+
+
+def find_account() -> Account:
+    """Whom dnsmasq runs as: the account of the distribution's package, else nobody."""
+    for name in ("dnsmasq", "nobody"):
+        with contextlib.suppress(KeyError):
+            entry = pwd.getpwnam(name)
+            return Account(name, grp.getgrgid(entry.pw_gid).gr_name)
+    raise MissingDependency(
+        "the managed host has neither the account dnsmasq nor nobody for DHCP servers to run as. Install dnsmasq-base."
+    )
+
+
+def check_syntax(dnsmasq: str, network: str, configuration: str) -> None:
+    """Raise when dnsmasq does not take the configuration."""
+    done = subprocess.run(
+        [dnsmasq, "--test", "--conf-file=-"],
+        input=configuration,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
+        cwd="/",
+    )
+    if done.returncode:
+        lines = configuration.splitlines()
+        found = done.stderr.strip()
+        number = found.rpartition(" at line ")[2].split(" ")[0]
+        line = f": {lines[int(number) - 1]!r}" if number.isdigit() and 0 < int(number) <= len(lines) else ""
+        raise LabspanError(
+            f"dnsmasq does not take the configuration of network {network}: {found}{line}. Correct the option, most "
+            "likely one of options."
+        )
+
+
+def check_dhcp_port(bridge: str, ours: t.Collection[Process]) -> None:
+    """Raise when somebody else already answers DHCP on the bridge."""
+    if not _ports.dhcp_port_is_taken(bridge):
+        return
+    found = [process for process in _ports.holders("udp", _ports.DHCP_PORT) if not _serves_elsewhere(process, bridge)]
+    others = [process for process in found if process not in ours]
+    if found and not others:
+        return
+    names = " or ".join(_ports.name_process(process) for process in others)
+    raise Refused(
+        f"bridge {bridge} already has a DHCP server: its port 67 is held by "
+        f"{names or 'a process of another container'}. Stop that one, or leave this bridge to it."
+    )
+
+
+def _serves_elsewhere(process: Process, bridge: str) -> bool:
+    """Whether this is a server of ours for another bridge."""
+    for word in process.argv():
+        option, _equals, path = word.partition("=")
+        if option == "--conf-file" and os.path.dirname(path) == Paths("").state:
+            return bridge_of(_read(path) or "") not in (None, bridge)
+    return False
+
+
+def check_dns_port(addresses: t.Iterable[Address], leaving: t.Collection[Process]) -> None:
+    """Raise when somebody else already answers DNS at an address of the bridge."""
+    for address in addresses:
+        if address.is_link_local:
+            continue
+        protocol = _ports.dns_port_is_taken(address)
+        if protocol is None:
+            continue
+        found = [process for process in _ports.holders(protocol, _ports.DNS_PORT) if process not in leaving]
+        if found:
+            names = " or ".join(_ports.name_process(process) for process in found)
+            raise Refused(
+                f"{address.ip} port 53/{protocol} is held by {names}. Stop that one, keep it away from the bridge, or "
+                "set dns: false."
+            )
+
+
+def _answers_already(server: t.Optional[Server], want: Server) -> bool:
+    return (
+        server is not None
+        and server.process is not None
+        and server.files is not None
+        and serves_dns(server.files.configuration)
+        and server.bridge == want.bridge
+    )
+
+
+def bring(network: str, target: t.Optional[Server]) -> None:
+    """Make the network's server what C(target) says, from whatever is there."""
+    now = read_server(network)
+    paths = Paths(network)
+    if target is None:
+        _stop(paths, now)
+        _remove(paths)
+        return
+    _make_directories(paths)
+    files = target.files
+    if files is None:
+        _stop(paths, now)
+        return
+    same = now is not None and now.files is not None and now.files.configuration == files.configuration
+    keep = same and now is not None and now.configured and target.running
+    if not keep:
+        _stop(paths, now)
+    _write_files(paths, files)
+    if _read(paths.leases) is None and target.leases:
+        _write(paths.leases, target.leases)
+    if not target.running:
+        return
+    if keep and now is not None and now.process is not None:
+        send(now.process, signal.SIGHUP)
+        _record(paths, now.process, files)
+    else:
+        _record(paths, _start(paths), files)
+
+
+def _put_back(network: str, before: t.Optional[Server], error: LabspanError) -> None:
+    try:
+        bring(network, before)
+    except (LabspanError, OSError) as second:
+        raise SystemFailure(f"{error} What was there before could not be put back either: {second}") from error
+
+
+def _start(paths: Paths) -> Process:
+    dnsmasq = _deps.program("dnsmasq", purpose="to serve DHCP")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(paths.output)
+    process = spawn([dnsmasq, _configuration_argument(paths)], pid_file=paths.pid, output=paths.output)
+    deadline = time.monotonic() + START_TIMEOUT
+    while process.alive and not _has_left_root(process):
+        if time.monotonic() > deadline:
+            end(process, timeout=STOP_TIMEOUT, force=True)
+            raise SystemFailure(
+                f"the DHCP server of network {paths.network} did not listen within {START_TIMEOUT:.0f} seconds and "
+                "was stopped again."
+            )
+        time.sleep(0.002)
+    if not process.alive:
+        said = " ".join((_read(paths.output) or "").split())
+        raise SystemFailure(f"the DHCP server of network {paths.network} did not start: {said or 'it said nothing'}.")
+    return process
+
+
+def _has_left_root(process: Process) -> bool:
+    """Giving up root is the last thing that dnsmasq does before it serves: by then it listens and has its files."""
+    for line in (_read(f"/proc/{process.pid}/status") or "").splitlines():
+        if line.startswith("Uid:"):
+            return line.split()[1] != "0"
+    return False
+
+
+def _stop(paths: Paths, server: t.Optional[Server]) -> None:
+    if server is None or server.process is None:
+        return
+    if not end(server.process, timeout=STOP_TIMEOUT, force=True):
+        raise SystemFailure(f"the DHCP server of network {paths.network} (pid {server.process.pid}) does not end.")
+
+
+def _record(paths: Paths, process: Process, files: Files) -> None:
+    if read_pid_file(paths.pid) != process:
+        write_pid_file(paths.pid, process)
+    _write(paths.loaded, " ".join([str(process.pid), str(process.started), *_digests(files)]) + "\n")
+
+
+def _digests(files: Files) -> tuple[str, str]:
+    return _digest(files.configuration), _digest(f"{files.reservations}\0{files.names}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _configuration_argument(paths: Paths) -> str:
+    return f"--conf-file={paths.configuration}"
+
+
+def _read(path: str) -> t.Optional[str]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _write_files(paths: Paths, files: Files) -> None:
+    for path, text in (
+        (paths.configuration, files.configuration),
+        (paths.reservations, files.reservations),
+        (paths.names, files.names),
+    ):
+        if _read(path) != text:
+            _write(path, text)
+
+
+def _write(path: str, text: str) -> None:
+    """Replace a file in one step. Readable by all: dnsmasq reads it again as an unprivileged user."""
+    temporary = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, 0o644)
+        file.write(text)
+    os.rename(temporary, path)
+
+
+def _make_directories(paths: Paths) -> None:
+    for directory in (paths.state, paths.runtime):
+        for path in (os.path.dirname(directory), directory):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(path)
+                os.chmod(path, 0o755)
+
+
+def _remove(paths: Paths) -> None:
+    for path in (
+        paths.configuration,
+        paths.reservations,
+        paths.names,
+        paths.leases,
+        paths.pid,
+        paths.loaded,
+        paths.output,
+    ):
+        for name in (path, f"{path}.new"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+    for directory in (paths.state, paths.runtime):
+        for path in (directory, os.path.dirname(directory)):
+            # Others may have files there.
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
