@@ -1,0 +1,103 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command line of the lab."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import typing as t
+
+from lab import hosts
+
+
+def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
+    """Run one command; errors are one sentence."""
+    parser = argparse.ArgumentParser(
+        prog="labctl", description="Hosts to try the collection on, as namespaces of this machine."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("up", help="make a lab, unless it runs already")
+    command.add_argument("lab")
+    command.add_argument("hosts", nargs="+", metavar="host")
+    command.add_argument("--tiny-guest", action="store_true", help="build the tiny guest first if it is not current")
+    command.set_defaults(call=_up)
+
+    command = commands.add_parser("down", help="end a lab and everything in it")
+    command.add_argument("lab")
+    command.set_defaults(call=_down)
+
+    command = commands.add_parser("list", help="show the labs and their hosts")
+    command.set_defaults(call=_list)
+
+    command = commands.add_parser("inventory", help="print the inventory of a lab")
+    command.add_argument("lab")
+    command.set_defaults(call=_inventory)
+
+    command = commands.add_parser("shell", help="run a command, or a shell, on a host or on the LAN ('lan')")
+    command.add_argument("lab")
+    command.add_argument("host")
+    command.add_argument("command", nargs=argparse.REMAINDER)
+    command.set_defaults(call=_shell)
+
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.call(options))
+    except (hosts.LabError, OSError, TimeoutError) as error:
+        print(f"labctl: {error}", file=sys.stderr)
+        return 1
+
+
+def _up(options: argparse.Namespace) -> int:
+    _show(hosts.up(options.lab, options.hosts, tiny_guest=options.tiny_guest))
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    print(f"lab {options.lab}: {'ended' if hosts.down(options.lab) else 'was not there'}")
+    return 0
+
+
+def _list(_options: argparse.Namespace) -> int:
+    for name in hosts.labs():
+        _show(_lab(name))
+    return 0
+
+
+def _inventory(options: argparse.Namespace) -> int:
+    lines = ["all:", "  hosts:"]
+    for host in _lab(options.lab).hosts:
+        lines += [
+            f"    {host.name}:",
+            "      ansible_connection: labspan.vmnet.netns",
+            f"      ansible_netns_pid_file: {host.pid_file}",
+            "      ansible_python_interpreter: /usr/bin/python3",
+        ]
+    print("\n".join(lines))
+    return 0
+
+
+def _shell(options: argparse.Namespace) -> int:
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    argv = _lab(options.lab).member(options.host).argv(*(command or ["sh", "-i"]))
+    os.execvp(argv[0], argv)
+
+
+def _lab(name: str) -> hosts.Lab:
+    lab = hosts.load(name)
+    if lab is None:
+        raise hosts.LabError(f"there is no lab {name}; make it with: labctl up {name} HOST...")
+    return lab
+
+
+def _show(lab: hosts.Lab) -> None:
+    for member in lab.members:
+        state = f"pid {member.init.pid}" if member.alive and member.init else "ended"
+        print(f"{lab.name}  {member.name:<12}  {state:<10}  {member.netns:<24}  {' '.join(member.addresses)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
