@@ -99,20 +99,23 @@ environment() {
     ready+=("$name")
 }
 
-# controllers FILE...: an environment for each supported ansible-core, and .venv/newest for the newest of them.
-controllers() {
-    local core
-    environment core-2.19 "3.11 3.12 3.13" core-2.19 "$@" || true
-    environment core-2.21 "3.12 3.13" core-2.21 "$@" ||
+core_219() { environment core-2.19 "3.11 3.12 3.13" core-2.19 "$@"; }
+core_221() { environment core-2.21 "3.12 3.13" core-2.21 "$@"; }
+
+# newest CORE: make .venv/newest mean this environment.
+newest() { [ "$(readlink "$environments/newest")" = "$1" ] || ln -sfn "$1" "$environments/newest"; }
+
+# newest_controller FILE...: the newest ansible-core that a Python here can run, and .venv/newest for it.
+newest_controller() {
+    if core_221 "$@"; then
+        newest core-2.21
+    elif core_219 "$@"; then
+        newest core-2.19
         say "no Python 3.12 or 3.13 here, so ansible-core 2.21 is left out and everything runs on 2.19 alone"
-    for core in core-2.21 core-2.19; do
-        if [ -x "$environments/$core/bin/ansible" ]; then
-            [ "$(readlink "$environments/newest")" = "$core" ] || ln -sfn "$core" "$environments/newest"
-            return
-        fi
-    done
-    say "no Python from 3.11 to 3.13 here: ansible-core has nothing to run on" >&2
-    return 1
+    else
+        say "no Python from 3.11 to 3.13 here: ansible-core has nothing to run on" >&2
+        return 1
+    fi
 }
 
 ready=()
@@ -128,10 +131,10 @@ mkdir -p .build/collections/ansible_collections/labspan
 
 find_pythons
 if [ "${1:-all}" = quickstart ]; then
-    controllers
+    newest_controller
 else
-    controllers test
+    newest_controller test lint
+    core_219 test || say "no Python from 3.11 to 3.13 here, so ansible-core 2.19 is left out"
     environment oldest "3.9 3.10 3.11 3.12 3.13" oldest
-    environment "$(readlink "$environments/newest")" "" lint
 fi
 say "ready: $(printf '%s\n' "${ready[@]}" | sort -u | xargs)"
