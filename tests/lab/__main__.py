@@ -74,6 +74,7 @@ def _inventory(options: argparse.Namespace) -> int:
             f"    {host.name}:",
             "      ansible_connection: labspan.vmnet.netns",
             f"      ansible_netns_pid_file: {host.pid_file}",
+            "      ansible_become: false",
             "      ansible_python_interpreter: /usr/bin/python3",
         ]
     print("\n".join(lines))

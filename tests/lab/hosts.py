@@ -4,8 +4,8 @@
 """Lab hosts, and the LAN that they are on, as namespaces of this machine.
 
 A lab host has its own network, mount, process, host name and IPC namespaces and its own /run; what is written to /etc
-and /var/lib stays with it. It ends with its process 1, and everything inside ends with that. The machine's own network is
-never entered: each function that could do so compares first.
+and /var/lib stays with it. It ends with its process 1, and everything inside ends with that. The machine's own network
+is never entered: each function that could do so compares first.
 """
 
 from __future__ import annotations
