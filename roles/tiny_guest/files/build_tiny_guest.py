@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
@@ -359,7 +358,7 @@ def read_module(name: str, image: bytes) -> Module:
     """Take the dependencies and aliases out of the module's own .modinfo section."""
     fields: dict[str, list[str]] = {}
     for entry in elf_section(image, b".modinfo").split(b"\0"):
-        key, _, value = entry.decode("ascii", "replace").partition("=")
+        key, _equals, value = entry.decode("ascii", "replace").partition("=")
         fields.setdefault(key, []).append(value)
     depends = tuple(name for value in fields.get("depends", []) for name in value.split(",") if name)
     return Module(name, image, depends, tuple(fields.get("alias", [])))
@@ -489,7 +488,7 @@ def kernel_from_files(files: t.Iterable[tuple[str, bytes]]) -> Kernel:
         elif name == "modules.builtin":
             builtin = frozenset(underscored(Path(line).name[: -len(".ko")]) for line in content.decode().split())
         else:
-            stem, _, compression = name.partition(".ko")
+            stem, _dot, compression = name.partition(".ko")
             if compression:
                 content = {".xz": lzma.decompress, ".gz": gzip.decompress}[compression](content)
             name = underscored(stem)
