@@ -1,7 +1,10 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The machine's own network, as far as nothing but an administrator, or a test that leaks, changes it."""
+"""The machine's own network, as far as nothing but an administrator, or a test that leaks, changes it.
+
+Run as a program, this prints it as JSON.
+"""
 
 from __future__ import annotations
 
@@ -53,3 +56,7 @@ def _text(path: pathlib.Path) -> str:
         return path.read_text(encoding="ascii")
     except OSError as error:
         return type(error).__name__
+
+
+if __name__ == "__main__":
+    print(json.dumps(own_network(), indent=1, sort_keys=True))
