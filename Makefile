@@ -33,11 +33,20 @@ setup: ## Install what the tests need: Debian packages, and Python environments 
 .PHONY: quickstart
 quickstart: ## Bring up a NAT lab with two guests in a namespace of its own, and prove it
 	@tests/setup.sh quickstart
-	@$(AS_ROOT) ansible-playbook playbooks/quickstart.yml
+	@$(AS_ROOT) tests/lab/labctl up quickstart labhost --tiny-guest
+	@$(AS_ROOT) ansible-playbook -i playbooks/inventory/quickstart.yml playbooks/quickstart.yml
+	@printf '%s\n' '' \
+		'The lab runs. To look around (as root):' \
+		'  tests/lab/labctl shell quickstart labhost                  a shell on the lab host: ip -d -j address, bridge link,' \
+		'                                                             nft list table inet labspan_quickstart, ps' \
+		'  tests/lab/labctl shell quickstart labhost socat -,raw,echo=0,escape=0x1d UNIX:/run/labspan/guests/vm1/console.sock' \
+		'                                                             the console of vm1; Ctrl-] leaves it' \
+		'  tests/lab/labctl shell quickstart lan                      a shell in the LAN' \
+		'make quickstart again finds nothing to change; make clean takes it all down.'
 
 .PHONY: clean
 clean: ## Take down the quickstart's lab
-	@if [ -x .venv/newest/bin/ansible-playbook ]; then $(AS_ROOT) ansible-playbook playbooks/quickstart.yml -e quickstart_state=absent; fi
+	@$(AS_ROOT) tests/lab/labctl down quickstart
 	@rm -rf .build/sanity .build/galaxy
 
 .PHONY: test
