@@ -1,0 +1,148 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who on this host drops what our networks forward, and where an accept would help. Pure.
+
+An accept ends only the chain that it stands in, and a drop anywhere is final: an accept has to stand in front of the
+drop, in the same world of rules.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._nft import BaseChain
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules import Hook, Network
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import OWN_PREFIX, Options, Saved, World
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import value as option_of
+
+#: Docker's chain for the administrator's own rules; what it accepts, Docker does not look at.
+DOCKER_USER = "DOCKER-USER"
+
+_MANAGERS = {
+    "ufw": "ufw drops {what}. Allow it there: ufw route allow in on {bridge}{out}; ufw allow in on {bridge}.",
+    "firewalld": "firewalld rejects {what}. Put {bridge} into a zone of its own, with a policy from it to the others "
+    "that accepts (firewall-cmd --permanent --new-policy ...).",
+}
+_UFW_CHAINS = ("ufw-before-forward", "ufw6-before-forward")
+_FIREWALLD_CHAINS = ("FORWARD_IN_ZONES", "FWDI_public")
+_NFT_FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6), "bridge": (4, 6)}
+_XTABLES_FAMILY = {"ip": 4, "ip6": 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """All that others have that could drop our packets."""
+
+    chains: tuple[BaseChain, ...]
+    filters: t.Mapping[World, t.Optional[Saved]]
+    """The filter tables of iptables that exist; None for one that no program of the host can read and write."""
+
+
+def parent(saved: Saved, hook: Hook) -> str:
+    """The chain in which our jump has to stand."""
+    if hook is Hook.FORWARD and any(option_of(rule, "-j") == DOCKER_USER for rule in saved.rules.get("FORWARD", ())):
+        return DOCKER_USER
+    return hook.builtin
+
+
+def drops(saved: Saved, hook: Hook, interfaces: t.Collection[str]) -> bool:
+    """Whether packets that come from and go to C(interfaces) can meet a drop at this hook."""
+    if saved.policies.get(hook.builtin) == "DROP":
+        return True
+    return any(may_drop(saved, rule, interfaces) for rule in saved.rules.get(hook.builtin, ()))
+
+
+def may_drop(saved: Saved, rule: Options, interfaces: t.Collection[str], seen: frozenset[str] = frozenset()) -> bool:
+    """Whether a rule, or a chain that it leads to, can drop such packets."""
+    target = option_of(rule, "-j") or option_of(rule, "-g") or ""
+    if target in seen or target.startswith(OWN_PREFIX) or not _can_match(rule, interfaces):
+        return False
+    if target in ("DROP", "REJECT"):
+        return True
+    return any(may_drop(saved, inner, interfaces, seen | {target}) for inner in saved.rules.get(target, ()))
+
+
+def _can_match(rule: Options, interfaces: t.Collection[str]) -> bool:
+    if option_of(rule, "--ctstate") == "INVALID" or option_of(rule, "--state") == "INVALID":
+        return False
+    return all(
+        any(_same(pattern, interface) for interface in interfaces) for option, pattern in rule if option in ("-i", "-o")
+    )
+
+
+def _same(pattern: str, interface: str) -> bool:
+    return interface.startswith(pattern[:-1]) if pattern.endswith("+") else interface == pattern
+
+
+def in_front(saved: Saved, interfaces: t.Collection[str]) -> t.Callable[[str, int], bool]:
+    """Judges whether a jump at a position of a chain comes before everything there that may drop."""
+
+    def judge(chain: str, position: int) -> bool:
+        return not any(may_drop(saved, rule, interfaces) for rule in saved.rules[chain][:position])
+
+    return judge
+
+
+def manager(saved: t.Optional[Saved]) -> t.Optional[str]:
+    """The firewall manager whose chains stand in a filter table."""
+    if saved is None:
+        return None
+    if any(chain in saved.rules for chain in _UFW_CHAINS):
+        return "ufw"
+    return "firewalld" if any(chain in saved.rules for chain in _FIREWALLD_CHAINS) else None
+
+
+def blockers(survey: Survey, network: Network, hook: Hook = Hook.FORWARD) -> list[str]:
+    """What drops the network's packets and is not ours to open, a sentence each."""
+    found = _manager_blockers(survey, network, hook)
+    what = _what(network, hook)
+    for chain in survey.chains:
+        if not _drops_natively(survey, chain, network, hook):
+            continue
+        found.append(
+            f"the chain {chain.name} of the nftables table {chain.table} drops {what} (policy drop), and no rule in "
+            f"another table can undo that. Accept what enters and leaves {network.bridge} in that chain."
+        )
+    return list(dict.fromkeys(found))
+
+
+def _manager_blockers(survey: Survey, network: Network, hook: Hook) -> list[str]:
+    names = {
+        manager(saved)
+        for world, saved in survey.filters.items()
+        if saved and world.family in network.families and drops(saved, hook, interfaces_of(network))
+    }
+    if any(chain.table.name == "firewalld" for chain in survey.chains):
+        names.add("firewalld")
+    out = "".join(f" out on {uplink}" for uplink in network.uplinks[:1])
+    text = {"what": _what(network, hook), "bridge": network.bridge, "out": out}
+    return [_MANAGERS[name].format(**text) for name in sorted(name for name in names if name)]
+
+
+def _what(network: Network, hook: Hook) -> str:
+    if hook is Hook.FORWARD:
+        return f"what the network {network.name} forwards"
+    return f"what guests of the network {network.name} send to the host"
+
+
+def _drops_natively(survey: Survey, chain: BaseChain, network: Network, hook: Hook) -> bool:
+    table = chain.table
+    families = _NFT_FAMILIES.get(table.family, ())
+    if chain.hook != hook.hook or chain.policy != "drop" or table.name == "firewalld":
+        return False
+    if not set(families) & set(network.families):
+        return False
+    family = _XTABLES_FAMILY.get(table.family)
+    if family and table.name == "filter" and chain.name == hook.builtin:
+        # iptables-nft keeps its rules here, and what it can read it can also write.
+        return survey.filters.get(World("nft", family)) is None
+    return True
+
+
+def interfaces_of(network: Network) -> tuple[str, ...]:
+    """The interfaces between which the network's packets pass."""
+    return (network.bridge, *network.uplinks)

@@ -1,0 +1,166 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A lab: two guests on a bridge of the host, a neighbour in the LAN behind the host's uplink, and a server there.
+
+The neighbour has no route to the guests. Its server tells every client the address that it saw.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import typing as t
+
+import pytest
+from support.hosts import Host
+
+BRIDGE = "lsfw0"
+UPLINK = "lsup0"
+SUBNET4 = "10.77.0.0/24"
+SUBNET6 = "fd77::/64"
+HOST4, HOST6 = "198.51.100.1", "2001:db8:1::1"
+LAN4, LAN6 = "198.51.100.9", "2001:db8:1::9"
+GATEWAY4, GATEWAY6 = "10.77.0.1", "fd77::1"
+GUEST4, GUEST6 = "10.77.0.11", "fd77::11"
+OTHER4, OTHER6 = "10.77.0.12", "fd77::12"
+PORT = 7000
+
+_SERVER = """
+import socket, sys, threading
+def answer(client, address):
+    with client:
+        client.sendall(address[0].replace("::ffff:", "").encode())
+server = socket.create_server(("::", int(sys.argv[1])), family=socket.AF_INET6, dualstack_ipv6=True, backlog=64)
+print("ready", flush=True)
+while True:
+    answer(*server.accept())
+"""
+
+_CLIENT = """
+import socket, sys
+address, port, timeout = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+try:
+    with socket.create_connection((address, port), timeout) as connection:
+        print(connection.makefile().read())
+except OSError as error:
+    sys.exit(str(error))
+"""
+
+_SEND = """
+import socket, sys
+source, destination = sys.argv[1:3]
+family = socket.AF_INET6 if ":" in source else socket.AF_INET
+with socket.socket(family, socket.SOCK_DGRAM) as out:
+    out.bind((source, 0))
+    for _ in range(3):
+        out.sendto(b"x", (destination, 9))
+"""
+
+
+class Lab:
+    """The host and everybody around it; C(guest), C(other) and C(lan) are namespaces of the host's own."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._servers: list[subprocess.Popen[str]] = []
+        host.run("mount", "-t", "tmpfs", "tmpfs", "/etc/sysctl.d")
+        self._batch(
+            f"link add {BRIDGE} type bridge",
+            f"addr add {GATEWAY4}/24 dev {BRIDGE}",
+            f"addr add {GATEWAY6}/64 dev {BRIDGE} nodad",
+            f"link set {BRIDGE} up",
+        )
+        self._attach("guest", BRIDGE, [f"{GUEST4}/24", f"{GUEST6}/64"], (GATEWAY4, GATEWAY6))
+        self._attach("other", BRIDGE, [f"{OTHER4}/24", f"{OTHER6}/64"], (GATEWAY4, GATEWAY6))
+        self._attach("lan", None, [f"{LAN4}/24", f"{LAN6}/64"], None)
+        self._batch(
+            f"addr add {HOST4}/24 dev {UPLINK}",
+            f"addr add {HOST6}/64 dev {UPLINK} nodad",
+            f"link set {UPLINK} up",
+            f"route add default via {LAN4}",
+            f"-6 route add default via {LAN6}",
+        )
+        host.settle()
+
+    def close(self) -> None:
+        for server in self._servers:
+            server.kill()
+            server.wait()
+            if server.stdout:
+                server.stdout.close()
+
+    def _batch(self, *lines: str) -> None:
+        self.host.run("ip", "-batch", "-", stdin="\n".join(line.removeprefix("-6 ") for line in lines) + "\n")
+
+    def _attach(
+        self, name: str, bridge: t.Optional[str], addresses: list[str], gateways: t.Optional[tuple[str, str]]
+    ) -> None:
+        outer = f"ls{name}" if bridge else UPLINK
+        self.host.run("ip", "netns", "add", name)
+        self.host.run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", name)
+        if bridge:
+            self.host.run("ip", "link", "set", outer, "master", bridge, "up")
+        inner = [f"addr add {address} dev eth0{' nodad' if ':' in address else ''}" for address in addresses]
+        inner += ["link set lo up", "link set eth0 up"]
+        self.host.run("ip", "-n", name, "-batch", "-", stdin="\n".join(inner) + "\n")
+        for gateway in gateways or ():
+            self.host.run("ip", "-n", name, "route", "add", "default", "via", gateway)
+
+    def on(self, name: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command as one of the machines; C(host) is the host itself."""
+        inside = () if name == "host" else ("ip", "netns", "exec", name)
+        return self.host.run(*inside, *command, check=check)
+
+    def serve(self, name: str, port: int = PORT) -> None:
+        """Start the server that tells clients their address."""
+        inside = () if name == "host" else ("ip", "netns", "exec", name)
+        server = self.host.start(*inside, sys.executable, "-c", _SERVER, str(port), stdout=subprocess.PIPE)
+        if server.stdout is None or server.stdout.readline().strip() != "ready":
+            raise RuntimeError("the server did not start")
+        self._servers.append(server)
+
+    def seen(self, name: str, address: str, port: int = PORT, *, patience: float = 10) -> t.Optional[str]:
+        """The address that a server sees when this machine connects to it; None when it cannot."""
+        done = self.on(name, sys.executable, "-c", _CLIENT, address, str(port), str(patience), check=False)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    def refused(self, name: str, address: str, port: int = PORT) -> bool:
+        """Whether this machine gets no connection. A drop is silent, so this waits a little."""
+        return self.seen(name, address, port, patience=0.5) is None
+
+    def send(self, name: str, source: str, destination: str) -> None:
+        """Send packets from any address that the machine has."""
+        self.on(name, sys.executable, "-c", _SEND, source, destination)
+
+    def count(self, name: str, source: str) -> None:
+        """Have a machine count what reaches it from an address."""
+        family = "ip6" if ":" in source else "ip"
+        self.on(
+            name,
+            "nft",
+            f"add table inet seen; add chain inet seen input {{ type filter hook input priority -300; }}; add rule inet seen input {family} saddr {source} counter",
+        )
+
+    def counted(self, name: str) -> int:
+        """How many such packets have come."""
+        listed = self.on(name, "nft", "-j", "list", "table", "inet", "seen").stdout
+        return int(listed.split('"packets": ')[1].split(",")[0])
+
+    def route_to_guests(self) -> None:
+        """Have the LAN's neighbour add routes to the guests by way of the host."""
+        self.on("lan", "ip", "route", "add", SUBNET4, "via", HOST4)
+        self.on("lan", "ip", "route", "add", SUBNET6, "via", HOST6)
+
+    def nat(self, **options: t.Any) -> dict[str, t.Any]:
+        """The parameters of a task for this lab."""
+        return {"name": "lab", "bridge": BRIDGE, "out_interface": UPLINK, **options}
+
+
+@pytest.fixture
+def lab(host: Host) -> t.Iterator[Lab]:
+    made = Lab(host)
+    try:
+        yield made
+    finally:
+        made.close()
