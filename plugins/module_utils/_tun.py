@@ -27,8 +27,10 @@ _TUNSETIFF = _WRITE | 0x000454CA
 _TUNSETPERSIST = _WRITE | 0x000454CB
 _TUNSETOWNER = _WRITE | 0x000454CC
 _TUNSETGROUP = _WRITE | 0x000454CE
+_TUNGETIFF = (0xC0000000 ^ _WRITE) | 0x000454D2
 _IFF_TAP = 0x0002
 _IFF_MULTI_QUEUE = 0x0100
+_IFF_PERSIST = 0x0800
 _IFF_NO_PI = 0x1000
 _IFF_VNET_HDR = 0x4000
 _IFF_TUN_EXCL = 0x8000
@@ -72,6 +74,28 @@ def create(
 def persist(descriptor: int) -> None:
     """Let the tap outlive its descriptor."""
     fcntl.ioctl(descriptor, _TUNSETPERSIST, 1)
+
+
+def attach(name: str, *, multi_queue: bool = False) -> int:
+    """Open one queue of an existing tap for a virtual machine, whoever owns the tap."""
+    flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_MULTI_QUEUE * multi_queue
+    try:
+        descriptor = os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise SystemFailure(f"{_DEVICE} cannot be opened ({error.strerror}).{_open_remedy(error)}") from error
+    request = struct.pack("16sH22x", name.encode(), flags)
+    try:
+        fcntl.ioctl(descriptor, _TUNSETIFF, request)
+        attached = struct.unpack_from("16sH", fcntl.ioctl(descriptor, _TUNGETIFF, request))[1]
+    except OSError as error:
+        os.close(descriptor)
+        if error.errno == errno.EBUSY:
+            raise Refused(f"the tap {name} was taken by another process while this task ran.") from error
+        raise SystemFailure(f"the tap {name} cannot be opened: {error.strerror}.{_open_remedy(error)}") from error
+    if not attached & _IFF_PERSIST:  # there was none, and the kernel made one that goes with this descriptor
+        os.close(descriptor)
+        raise Refused(f"the tap {name} does not exist any more; it was removed while this task ran.")
+    return descriptor
 
 
 def holders(names: t.Collection[str], in_use: t.Collection[str]) -> dict[str, Holder]:
