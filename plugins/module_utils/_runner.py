@@ -39,7 +39,7 @@ class Resource(abc.ABC, t.Generic[State]):
 
     def __init__(self, *, single: bool = False) -> None:
         self.single = single
-        #: Filled while planning; the runner hands them to the user.
+        #: Filled while planning and applying; the runner hands them to the user.
         self.warnings: list[str] = []
 
     @abc.abstractmethod
@@ -106,17 +106,26 @@ def converge(
     with contextlib.nullcontext() if check_mode else host_lock():
         have = [resource.read() for resource in resources]
         plans, predicted = _plan_all(resources, have)
-        for resource in resources:
-            warnings.extend(resource.warnings)
+        _collect_warnings(resources, warnings)
         if not any(plans):
             final = have
         elif check_mode:
             final = predicted
         else:
-            _apply_all(resources, plans)
-            final = [resource.read() for resource in resources]
-            _verify(resources, final)
+            try:
+                _apply_all(resources, plans)
+                final = [resource.read() for resource in resources]
+                _verify(resources, final)
+            finally:
+                _collect_warnings(resources, warnings)
     return _result(resources, have, plans, final)
+
+
+def _collect_warnings(resources: t.Sequence[Resource[t.Any]], warnings: list[str]) -> None:
+    """Each warning once: what planning says, it says again when the result is verified."""
+    for resource in resources:
+        warnings.extend(warning for warning in resource.warnings if warning not in warnings)
+        resource.warnings.clear()
 
 
 def _plan_all(

@@ -45,9 +45,18 @@ class TapDevices(Resource[TapsState]):
     plural: t.ClassVar[str] = "taps"
     singular: t.ClassVar[str] = "tap"
 
-    def __init__(self, taps: t.Sequence[Options], *, single: bool = False, check_mode: bool = False) -> None:
+    def __init__(
+        self,
+        taps: t.Sequence[Options],
+        *,
+        single: bool = False,
+        check_mode: bool = False,
+        leaving: t.Callable[[], t.Collection[int]] = tuple,
+    ) -> None:
+        """C(leaving) tells the processes that an earlier resource of the same run ends: what they hold will be free."""
         super().__init__(single=single)
         self._check_mode = check_mode
+        self._leaving = leaving
         self._options = taps
         self._netlink = Netlink()
         self._recreated: set[str] = set()
@@ -89,7 +98,7 @@ class TapDevices(Resource[TapsState]):
             stale=have.stale,
             boot=have.boot,
             bridges=bridges,
-            find_holders=functools.partial(_holders, have.links),
+            find_holders=functools.partial(_holders, have.links, self._leaving()),
             recreated=self._recreated,
         )
         _check_port_limit(have, self.predict(have, changes))
@@ -331,8 +340,11 @@ def _tap(link: Link, vlans: t.Optional[t.Mapping[str, frozenset[_netlink.Vlan]]]
     )
 
 
-def _holders(links: t.Mapping[str, Link], names: t.Collection[str]) -> t.Mapping[str, _tun.Holder]:
-    return _tun.holders(names, {name for name in names if name in links and links[name].carrier})
+def _holders(
+    links: t.Mapping[str, Link], leaving: t.Collection[int], names: t.Collection[str]
+) -> t.Mapping[str, _tun.Holder]:
+    found = _tun.holders(names, {name for name in names if name in links and links[name].carrier})
+    return {name: holder for name, holder in found.items() if holder.pid not in leaving}
 
 
 def _kind_of(change: Change) -> tuple[t.Any, ...]:
