@@ -223,8 +223,8 @@ def _steps(have: Tap, target: Tap, recreate: str, recreated: bool) -> list[Chang
     if differing and recreate == "never":
         differences = ", ".join(f"{key} is {_show(have, key)} and shall be {_show(target, key)}" for key in differing)
         raise Refused(
-            f"{_what(have.name)}: {differences}; that cannot change on a living tap. Set recreate: if_needed to have it "
-            "replaced when no process holds it open."
+            f"{_what(have.name)}: {differences}; that cannot change on a living tap. Set recreate: if_needed to have "
+            "it replaced when no process holds it open."
         )
     if differing or (recreate == "always" and not recreated):
         return [_delete(have), _create(dataclasses.replace(target, index=0))]

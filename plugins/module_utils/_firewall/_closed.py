@@ -1,7 +1,7 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The host closed off on a bridge: nothing that arrives from it is addressed to the host, ARP included.
+"""The host closed off on a bridge: nothing that arrives from it reaches the host, ARP included, or goes on through it.
 
 The drop is in the input hook. In prerouting it would also cut guest to guest, where br_netfilter hands bridged
 frames to the IP hooks.
@@ -61,11 +61,19 @@ def apply(network: str, closed: Closed) -> None:
 
 
 def _text(key: TableKey, network: str, bridge: str) -> str:
-    return (
-        f"table {key} {{\n"
-        "\tchain input {\n"
-        "\t\ttype filter hook input priority 0; policy accept;\n"
-        f'\t\tiifname "{bridge}" drop comment "{_nft.owner_comment(network)}"\n'
-        "\t}\n"
-        "}\n"
-    )
+    mark = f'drop comment "{_nft.owner_comment(network)}"'
+    chains = _chain("input", f'iifname "{bridge}" {mark}')
+    if key.family == "inet":
+        # The host needs no address on a bridge to route what a guest sends to the bridge's MAC address. From the bridge
+        # to itself is guest to guest, which br_netfilter shows to this hook.
+        chains += _chain(
+            "forward",
+            f'iifname "{bridge}" oifname != "{bridge}" {mark}',
+            f'oifname "{bridge}" iifname != "{bridge}" {mark}',
+        )
+    return f"table {key} {{\n{chains}}}\n"
+
+
+def _chain(hook: str, *rules: str) -> str:
+    lines = "".join(f"\t\t{rule}\n" for rule in rules)
+    return f"\tchain {hook} {{\n\t\ttype filter hook {hook} priority 0; policy accept;\n{lines}\t}}\n"
