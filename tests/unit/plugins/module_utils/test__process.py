@@ -28,9 +28,7 @@ def started(tmp_path: pathlib.Path) -> t.Iterator[t.Callable[..., _process.Proce
     processes: list[_process.Process] = []
 
     def start(argv: list[str], **options: t.Any) -> _process.Process:
-        process = _process.spawn(
-            argv, pid_file=str(tmp_path / "x.pid"), output=str(tmp_path / "x.log"), **options
-        )
+        process = _process.spawn(argv, pid_file=str(tmp_path / "x.pid"), output=str(tmp_path / "x.log"), **options)
         processes.append(process)
         return process
 
@@ -54,7 +52,9 @@ def test_a_started_program_is_recorded_and_found_again(started: t.Any, tmp_path:
     assert (process, SLEEPER) in list(_process.here())
 
 
-def test_a_started_program_has_its_own_session_and_no_descriptor_of_ours(started: t.Any, tmp_path: pathlib.Path) -> None:
+def test_a_started_program_has_its_own_session_and_no_descriptor_of_ours(
+    started: t.Any, tmp_path: pathlib.Path
+) -> None:
     reader, writer = os.pipe()
     os.set_inheritable(writer, True)
     process = started(SLEEPER)
@@ -108,7 +108,9 @@ def test_ending_is_seen_without_polling_and_with_it(started: t.Any, monkeypatch:
     assert _process.end(started(SLEEPER), timeout=10)
 
 
-def test_a_program_that_cannot_be_executed_is_an_error_and_leaves_no_record(started: t.Any, tmp_path: pathlib.Path) -> None:
+def test_a_program_that_cannot_be_executed_is_an_error_and_leaves_no_record(
+    started: t.Any, tmp_path: pathlib.Path
+) -> None:
     with pytest.raises(SystemFailure, match=r"/nonexistent/qemu could not be started: FileNotFoundError"):
         started(["/nonexistent/qemu"])
     assert not (tmp_path / "x.pid").exists()
@@ -130,9 +132,7 @@ def test_a_program_runs_as_the_account_with_its_groups(started: t.Any, tmp_path:
     nobody = _process.find_account("nobody", extra_groups=["daemon", "no-such-group"])
     assert nobody is not None
     process = started(["/bin/sleep", "60"], account=nobody)
-    status = dict(
-        line.split(":", 1) for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    )
+    status = dict(line.split(":", 1) for line in pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines())
     assert status["Uid"].split() == [str(nobody.uid)] * 4
     assert status["Gid"].split() == [str(nobody.gid)] * 4
     assert "1" in status["Groups"].split()  # daemon

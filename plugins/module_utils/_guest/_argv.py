@@ -1,0 +1,176 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The command line of QEMU for a guest. Pure: the same guest gives the same words.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, is_q35
+
+_FIRST_DESCRIPTOR = 3
+
+PAUSED = "-S"
+
+
+@dataclasses.dataclass(frozen=True)
+class Descriptors:
+    """The numbers under which QEMU finds what is opened for it.
+
+    QEMU runs without privileges: it may neither open the taps, nor make sockets where root keeps its files.
+    """
+
+    qmp: int
+    console: t.Optional[int]
+    taps: t.Mapping[str, tuple[int, ...]]
+
+
+def descriptors(spec: GuestSpec) -> Descriptors:
+    """Always the same numbers for the same guest."""
+    number = _FIRST_DESCRIPTOR + 1
+    console = None
+    if spec.console:
+        console, number = number, number + 1
+    taps = {}
+    for nic in spec.nics:
+        if nic.tap is not None:
+            taps[nic.tap] = tuple(range(number, number + nic.queues))
+            number += nic.queues
+    return Descriptors(_FIRST_DESCRIPTOR, console, taps)
+
+
+def title(name: str) -> str:
+    """The word after C(-name) by which a guest is known among all processes."""
+    return f"guest={name}"
+
+
+def is_guest(argv: t.Sequence[str], name: str) -> bool:
+    """Whether this is the command line of the guest's QEMU."""
+    return any(word == "-name" and value == title(name) for word, value in zip(argv, argv[1:]))
+
+
+def command_line(spec: GuestSpec, *, program: str, accelerator: str) -> list[str]:
+    """The words that start the guest."""
+    numbers = descriptors(spec)
+    places = Places(spec.name)
+    argv = [program, "-name", title(spec.name), "-nodefaults", "-no-user-config", "-msg", "timestamp=on"]
+    if spec.sandbox:
+        argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
+    argv += ["-machine", spec.machine, "-accel", accelerator]
+    argv += ["-cpu", spec.cpu_model or ("host" if accelerator == "kvm" else "max")]
+    argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory}M"]
+    argv += ["-chardev", _options("socket", id="qmp", fd=numbers.qmp, server="on", wait="off")]
+    argv += ["-mon", "chardev=qmp,mode=control"]
+    if numbers.console is not None:
+        socket = {"fd": str(numbers.console), "server": "on", "wait": "off"}
+        log = {"logfile": places.console_log, "logappend": "on"}
+        argv += ["-chardev", _options("socket", id="console", **socket, **log), "-serial", "chardev:console"]
+    argv += _display(spec, places)
+    argv += _kernel(spec)
+    boot_indexes = _boot_indexes(spec)
+    argv += _disks(spec, boot_indexes)
+    for index, nic in enumerate(spec.nics):
+        argv += _nic(index, nic, numbers, boot_indexes)
+    return [*argv, *spec.extra_args]
+
+
+def _options(*head: str, **values: t.Union[str, int]) -> str:
+    """C(head,key=value,...) with commas in values doubled, as QEMU wants them."""
+    words = [*head, *(f"{key.replace('_', '-')}={value}" for key, value in values.items())]
+    escaped = [word.replace(",", ",,") for word in words]
+    return ",".join(escaped)
+
+
+def _display(spec: GuestSpec, places: Places) -> list[str]:
+    if spec.display == "vnc":
+        return ["-vga", "std", "-display", "none", "-vnc", f"unix:{places.vnc_socket}"]
+    return ["-display", "none"]
+
+
+def _kernel(spec: GuestSpec) -> list[str]:
+    words: list[str] = []
+    for option, value in (("-kernel", spec.kernel), ("-initrd", spec.initrd), ("-append", spec.cmdline)):
+        if value is not None:
+            words += [option, value]
+    return words
+
+
+def _boot_indexes(spec: GuestSpec) -> dict[str, int]:
+    """Device id -> its turn at booting; nothing when the order is the machine's own."""
+    devices = {
+        "disk": [f"disk{index}" for index in range(len(spec.disks))],
+        "network": [f"nic{index}" for index in range(len(spec.nics))],
+    }
+    ordered = [device for kind in spec.boot_order for device in devices[kind]]
+    return {device: turn for turn, device in enumerate(ordered, 1)}
+
+
+def _disks(spec: GuestSpec, boot_indexes: t.Mapping[str, int]) -> list[str]:
+    argv: list[str] = []
+    buses = {disk.bus for disk in spec.disks}
+    if "scsi" in buses:
+        argv += ["-device", "virtio-scsi-pci,id=scsi"]
+    if "sata" in buses and not is_q35(spec.machine):
+        argv += ["-device", "ich9-ahci,id=sata"]
+    used: dict[str, int] = {}
+    for index, disk in enumerate(spec.disks):
+        identity = f"disk{index}"
+        argv += ["-blockdev", _blockdev(disk, identity)]
+        bus, place = _place(spec, disk.bus, used)
+        turn = {"bootindex": boot_indexes[identity]} if identity in boot_indexes else {}
+        argv += ["-device", _options(bus, drive=f"image{index}", id=identity, **place, **turn)]
+    return argv
+
+
+def _blockdev(disk: Disk, identity: str) -> str:
+    options: dict[str, t.Union[str, int]] = {
+        "node-name": identity.replace("disk", "image"),
+        "read-only": "on" if disk.read_only else "off",
+        "discard": "unmap",
+        "file.driver": "host_device" if disk.path.startswith("/dev/") else "file",
+        "file.filename": disk.path,
+    }
+    return _options(f"driver={disk.format}", **options)
+
+
+def _place(spec: GuestSpec, bus: str, used: dict[str, int]) -> tuple[str, dict[str, t.Union[str, int]]]:
+    """The device of a disk on this bus, and the next free place for it."""
+    on_board_sata = bus in ("ide", "sata") and is_q35(spec.machine)
+    controller = "on-board" if on_board_sata else bus
+    number = used.get(controller, 0)
+    used[controller] = number + 1
+    if bus == "virtio":
+        return "virtio-blk-pci", {}
+    if bus == "nvme":
+        return "nvme", {"serial": f"{spec.name}-{number}"[-20:]}
+    if bus == "scsi":
+        return "scsi-hd", {"bus": "scsi.0", "scsi-id": number}
+    if on_board_sata:
+        return "ide-hd", {"bus": f"ide.{number}"}
+    if bus == "sata":
+        return "ide-hd", {"bus": f"sata.{number}"}
+    return "ide-hd", {"bus": f"ide.{number // 2}", "unit": number % 2}
+
+
+def _nic(index: int, nic: Nic, numbers: Descriptors, boot_indexes: t.Mapping[str, int]) -> list[str]:
+    netdev, device = f"net{index}", f"nic{index}"
+    if nic.tap is None:
+        backend = _options("user", id=netdev)
+    elif nic.queues == 1:
+        backend = _options("tap", id=netdev, fd=numbers.taps[nic.tap][0])
+    else:
+        backend = _options("tap", id=netdev, fds=":".join(map(str, numbers.taps[nic.tap])))
+    options: dict[str, t.Union[str, int]] = {"netdev": netdev, "id": device, "mac": nic.mac}
+    if nic.queues > 1:
+        options.update(mq="on", vectors=2 * nic.queues + 2)
+    if device in boot_indexes:
+        options["bootindex"] = boot_indexes[device]
+    else:
+        options["romfile"] = ""  # without it every start loads a boot program that nobody runs
+    return ["-netdev", backend, "-device", _options(nic.model, **options)]

@@ -1,0 +1,85 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Where the files of a guest are.
+
+Both directories belong to root: what is read back from them decides what root ends and removes, so the account that
+QEMU runs as must not be able to put anything there. QEMU gets its sockets as open descriptors, and its log is made for
+it.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+STATE_ROOT = "/var/lib/labspan/guests"
+RUNTIME_ROOT = "/run/labspan/guests"
+ACCELERATOR_MEMORY = "/run/labspan/accelerator.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Places:
+    """The paths of one guest."""
+
+    name: str
+
+    @property
+    def state(self) -> str:
+        return os.path.join(STATE_ROOT, self.name)
+
+    @property
+    def runtime(self) -> str:
+        return os.path.join(RUNTIME_ROOT, self.name)
+
+    @property
+    def definition(self) -> str:
+        return os.path.join(self.state, "guest.json")
+
+    @property
+    def made_disks(self) -> str:
+        return os.path.join(self.state, "made_disks.json")
+
+    @property
+    def console_log(self) -> str:
+        return os.path.join(self.state, "console.log")
+
+    @property
+    def output(self) -> str:
+        """What QEMU itself says."""
+        return os.path.join(self.state, "qemu.log")
+
+    @property
+    def pid_file(self) -> str:
+        return os.path.join(self.runtime, "qemu.pid")
+
+    @property
+    def qmp_socket(self) -> str:
+        return os.path.join(self.runtime, "qmp.sock")
+
+    @property
+    def console_socket(self) -> str:
+        return os.path.join(self.runtime, "console.sock")
+
+    @property
+    def display(self) -> str:
+        """QEMU makes the socket of VNC itself: the one directory that its account can write to."""
+        return os.path.join(self.runtime, "display")
+
+    @property
+    def vnc_socket(self) -> str:
+        return os.path.join(self.display, "vnc.sock")
+
+    def disk(self, number: int, image_format: str) -> str:
+        """The path of a disk for which the task names none."""
+        return os.path.join(self.state, f"disk{number}.{image_format}")
+
+
+def defined_guests() -> list[str]:
+    """The names of all guests that this host has a definition of."""
+    try:
+        return sorted(name for name in os.listdir(STATE_ROOT) if os.path.exists(Places(name).definition))
+    except OSError:
+        return []

@@ -1,0 +1,126 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A conversation with one QEMU over its control socket (QMP), one command after the other.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
+
+#: sizeof(sun_path) - 1 (linux/un.h).
+_PATH_LENGTH = 107
+
+
+class QmpError(SystemFailure):
+    """QEMU refused a command."""
+
+
+class QmpClosed(SystemFailure):
+    """QEMU went away in the middle of the conversation."""
+
+
+class QmpSilent(SystemFailure):
+    """QEMU does not answer: it hangs, or talks to another program, for it talks to one at a time."""
+
+
+def listen(path: str, uid: int, gid: int) -> socket.socket:
+    """A listening socket that only this account can connect to, in place of a stale one."""
+    if len(os.fsencode(path)) > _PATH_LENGTH:
+        raise SystemFailure(f"the path {path} is too long for a socket. Give the guest a shorter name.")
+    if os.path.lexists(path):
+        os.unlink(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        listener.bind(path)
+    finally:
+        os.umask(before)
+    os.chown(path, uid, gid)
+    listener.listen(1)
+    return listener
+
+
+class Qmp:
+    """Use as a context manager; say C(greet) first."""
+
+    def __init__(self, path: str, *, timeout: float) -> None:
+        self._path = path
+        self._timeout = timeout
+        self._received = b""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise QmpClosed(f"QEMU's control socket {path} does not answer ({error.strerror or error}).") from error
+
+    def __enter__(self) -> Qmp:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def greet(self) -> None:
+        """Wait for QEMU's greeting, and ask for no capability."""
+        deadline = time.monotonic() + self._timeout
+        while "QMP" not in self._message(deadline):
+            pass
+        self.execute("qmp_capabilities")
+
+    def execute(self, command: str, **arguments: t.Any) -> t.Any:
+        """What QEMU returns for the command; events on the way are passed over."""
+        request: dict[str, t.Any] = {"execute": command}
+        if arguments:
+            request["arguments"] = arguments
+        deadline = time.monotonic() + self._timeout
+        try:
+            self._socket.sendall(json.dumps(request).encode() + b"\n")
+        except OSError as error:
+            raise QmpClosed(f"QEMU closed its control socket {self._path} ({error.strerror or error}).") from error
+        while True:
+            message = self._message(deadline)
+            if "error" in message:
+                raise QmpError(f"QEMU refuses the command {command}: {message['error'].get('desc', message['error'])}")
+            if "return" in message:
+                return message["return"]
+
+    def status(self) -> str:
+        """The run state: C(running), C(paused), C(prelaunch), ..."""
+        return str(self.execute("query-status")["status"])
+
+    def _message(self, deadline: float) -> dict[str, t.Any]:
+        while b"\n" not in self._received:
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                received = self._socket.recv(1 << 16)
+            except socket.timeout:
+                raise QmpSilent(
+                    f"QEMU has not answered on {self._path} for {self._timeout:g} seconds: it hangs, or another "
+                    "program is connected to its control socket (QEMU talks to one at a time)."
+                ) from None
+            except OSError as error:
+                raise QmpClosed(f"QEMU closed its control socket {self._path} ({error.strerror or error}).") from error
+            if not received:
+                raise QmpClosed(f"QEMU closed its control socket {self._path}.")
+            self._received += received
+        line, _newline, self._received = self._received.partition(b"\n")
+        try:
+            message = json.loads(line)
+        except ValueError:
+            message = None
+        if not isinstance(message, dict):
+            raise SystemFailure(f"what answers on {self._path} does not speak QMP.")
+        return message

@@ -1,0 +1,438 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The guests that a task asks for, as a resource of the runner.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tun, _values
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
+    _accelerator,
+    _argv,
+    _checks,
+    _disks,
+    _life,
+    _spec,
+    _state,
+    _store,
+)
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._checks import Network, PlannedTap
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places, defined_guests
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Wish
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Want
+from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Netlink
+from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
+from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account, Process
+from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
+from ansible_collections.labspan.vmnet.plugins.module_utils._taps import TapDevices
+
+State = t.Mapping[str, GuestState]
+
+_IN_CHECK_MODE = "In check mode this is only a warning, because an earlier task may make it."
+
+
+class Guests(Resource[State]):
+    """QEMU guests, one for each wish."""
+
+    plural: t.ClassVar[str] = "guests"
+    singular: t.ClassVar[str] = "guest"
+
+    def __init__(self, wishes: t.Sequence[Wish], *, single: bool = False, check_mode: bool = False) -> None:
+        super().__init__(single=single)
+        self._wishes = wishes
+        self._check_mode = check_mode
+        self._found: t.Optional[dict[str, t.Optional[Process]]] = None
+        self._processes: dict[str, Process] = {}
+        self._accelerators: dict[tuple[str, str], str] = {}
+        self._ended: dict[str, str] = {}
+        self._stopping: set[str] = set()
+
+    def read(self) -> State:
+        processes = _store.Processes()
+        state = {
+            wish.name: _store.read_state(wish.name, [options["path"] for options in wish.disks or ()], processes)
+            for wish in self._wishes
+        }
+        self._processes = {name: guest.process for name, guest in state.items() if guest.process is not None}
+        if self._found is None:
+            self._found = {name: guest.process for name, guest in state.items()}
+        return state
+
+    def plan(self, have: State, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
+        wants = {wish.name: self._want(wish, have[wish.name]) for wish in self._wishes}
+        drafts = {name: _state.plan(have[name], want) for name, want in wants.items()}
+        starting = [name for name, changes in drafts.items() if any(isinstance(c, _state.Start) for c in changes)]
+        problems = self._disk_problems(have, wants, drafts)
+        problems += self._start_problems(have, wants, starting, ahead)
+        _refuse(problems)
+        for name in starting:
+            wants[name] = self._with_accelerator(wants[name])
+        changes = [change for name, want in wants.items() for change in _state.plan(have[name], want)]
+        self._stopping = {change.guest for change in changes if isinstance(change, _state.Stop)}
+        self._warn(have, wants)
+        return sorted(changes, key=_state.phase)
+
+    def predict(self, have: State, changes: t.Sequence[Change]) -> State:
+        ours = t.cast("t.Sequence[_state.GuestChange]", changes)
+        return {
+            name: _state.predict(state, [change for change in ours if change.guest == name])
+            for name, state in have.items()
+        }
+
+    def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
+        for kind, group in itertools.groupby(t.cast("t.Sequence[_state.GuestChange]", changes), key=type):
+            run = list(group)
+            if kind is _state.Stop:
+                self._stop(t.cast("list[_state.Stop]", run))
+                done += run
+            elif kind is _state.Start:
+                self._start(t.cast("list[_state.Start]", run), done)
+            else:
+                for change in run:
+                    self._apply_one(change)
+                    done.append(change)
+
+    def render(self, state: State) -> dict[str, dict[str, t.Any]]:
+        rendered = {}
+        for wish in self._wishes:
+            guest = state[wish.name]
+            if guest.is_there:
+                rendered[wish.name] = _render(guest, self._pending(wish, guest), wish.name)
+        return rendered
+
+    def facts(self, state: State) -> dict[str, t.Any]:
+        return {"ended_by": dict(self._ended)}
+
+    def leaving(self) -> set[int]:
+        """The processes that are gone when this resource has been applied."""
+        return {self._processes[name].pid for name in self._stopping if name in self._processes}
+
+    def _pending(self, wish: Wish, guest: GuestState) -> list[str]:
+        return _state.pending_restart(guest, self._want(wish, guest))
+
+    def _want(self, wish: Wish, have: GuestState) -> Want:
+        defined = have.definition
+        disks = None
+        if wish.disks is not None:
+            known = {disk.path: disk for disk in defined.spec.disks} if defined else {}
+            disks = tuple(
+                _disks.complete(options, known.get(options["path"]), have.images.get(options["path"]))
+                for options in wish.disks
+            )
+        spec = _spec.define(wish, defined.spec if defined else None, disks)
+        accelerator = spec.accelerator
+        if accelerator == "auto":
+            accelerator = defined.accelerator if defined and defined.spec.accelerator == "auto" else ""
+        return Want(wish, _definition(spec, accelerator), (self._found or {}).get(wish.name))
+
+    def _with_accelerator(self, want: Want) -> Want:
+        spec = want.spec
+        program, account = _checks.find_program(spec), _account(spec)
+        accelerator = spec.accelerator
+        if accelerator == "auto":
+            accelerator = "" if program is None or account is None else self._choose(program, spec, account)
+        return dataclasses.replace(want, definition=_definition(spec, accelerator))
+
+    def _choose(self, program: str, spec: GuestSpec, account: Account) -> str:
+        key = (program, spec.user)
+        if key not in self._accelerators:
+            self._accelerators[key] = self._find_out(program, spec, account)
+        return self._accelerators[key]
+
+    def _find_out(self, program: str, spec: GuestSpec, account: Account) -> str:
+        if not _accelerator.is_native(spec.architecture):
+            return "tcg"
+        verdict = _accelerator.remembered(program, account)
+        if verdict is None and self._check_mode:
+            return ""
+        if verdict is None:
+            verdict = _accelerator.try_kvm(program, spec.architecture, account)
+            _accelerator.remember(program, account, verdict)
+        if verdict.works:
+            return "kvm"
+        self.warnings.append(
+            f"KVM does not work on this host for {account.name} ({verdict.reason}); guests are emulated (TCG), which "
+            "is slower and no security boundary. Give accelerator: tcg to choose this without a warning."
+        )
+        return "tcg"
+
+    def _disk_problems(
+        self, have: State, wants: t.Mapping[str, Want], drafts: t.Mapping[str, t.Sequence[Change]]
+    ) -> list[str]:
+        problems: list[str] = []
+        for name, want in wants.items():
+            if want.wish.state == "absent":
+                continue
+            running = have[name].process is not None
+            new = {change.after.path for change in drafts[name] if isinstance(change, _state.CreateDisk)}
+            for disk in want.spec.disks:
+                image = have[name].images.get(disk.path)
+                if image is not None or disk.path in new:
+                    problems += _checks.disk_problems(want.spec, disk, image, running=running)
+        return problems
+
+    def _start_problems(
+        self, have: State, wants: t.Mapping[str, Want], starting: t.Sequence[str], ahead: t.Mapping[str, t.Any]
+    ) -> list[str]:
+        if not starting:
+            return []
+        specs = [wants[name].spec for name in starting]
+        network = _network(specs, ahead)
+        problems: list[str] = []
+        for spec in specs:
+            process = have[spec.name].process
+            problems += _checks.program_problems(spec)
+            problems += _checks.tap_problems(spec, network, process.pid if process else None)
+            problems += self._unless_checking(
+                [_checks.missing_tap_problem(spec, tap) for tap in _checks.missing_taps(spec, network)]
+            )
+            problems += self._unless_checking(_checks.boot_file_problems(spec))
+            account = _account(spec)
+            if account is None:
+                problems += self._unless_checking([_checks.account_problem(spec)])
+            else:
+                problems += _checks.access_problems(spec, have[spec.name].images, account)
+                problems += self._accelerator_problems(spec, account)
+        problems += _checks.sharing_problems([*specs, *self._others(wants, have)], starting, network)
+        return problems
+
+    def _accelerator_problems(self, spec: GuestSpec, account: Account) -> list[str]:
+        program = _checks.find_program(spec)
+        if spec.accelerator != "kvm" or program is None:
+            return []
+        if not _accelerator.is_native(spec.architecture):
+            return [f"accelerator: kvm cannot run guests of the architecture {spec.architecture} on this host."]
+        verdict = _accelerator.remembered(program, account)
+        if verdict is None or not verdict.works:
+            if self._check_mode:
+                return []
+            verdict = _accelerator.try_kvm(program, spec.architecture, account)
+            _accelerator.remember(program, account, verdict)
+        if verdict.works:
+            return []
+        return [
+            f"accelerator: kvm of guest {spec.name} does not work on this host for {account.name} ({verdict.reason}). "
+            "Give accelerator: auto or tcg to emulate."
+        ]
+
+    def _unless_checking(self, problems: t.Sequence[str]) -> list[str]:
+        if not self._check_mode:
+            return list(problems)
+        self.warnings += [f"{problem} {_IN_CHECK_MODE}" for problem in problems]
+        return []
+
+    def _others(self, wants: t.Mapping[str, Want], have: State) -> t.Iterator[GuestSpec]:
+        """The guests of this host that run and go on running, as they were started."""
+        processes = _store.Processes()
+        for name in defined_guests():
+            if name not in wants and processes.find(name) is not None:
+                definition = _store.read_definition(name)
+                if definition is not None:
+                    yield definition.spec
+        for name, guest in have.items():
+            runs_on = guest.process is not None and not any(
+                isinstance(change, _state.Stop) for change in _state.plan(guest, wants[name])
+            )
+            if runs_on and guest.definition is not None:
+                yield guest.definition.spec
+
+    def _warn(self, have: State, wants: t.Mapping[str, Want]) -> None:
+        for name, want in wants.items():
+            if have[name].activity == _state.UNKNOWN and want.wish.wants_process:
+                self.warnings.append(
+                    f"guest {name} has a process that does not answer on its control socket, because it hangs or "
+                    "another program is connected to it; it is taken for running."
+                )
+            pending = _state.pending_restart(have[name], want)
+            if pending and want.wish.state in ("running", "paused") and want.wish.restart == "never":
+                self.warnings.append(
+                    f"guest {name} runs with other settings than asked for, which need a restart (state: restarted, or "
+                    f"restart: if_needed): {'; '.join(pending)}."
+                )
+
+    def _stop(self, stops: t.Sequence[_state.Stop]) -> None:
+        pairs = [(stop, self._processes[stop.guest]) for stop in stops if stop.guest in self._processes]
+        self._ended.update(_life.end(pairs))
+        for name, means in self._ended.items():
+            if means != _life.POWERDOWN:
+                self.warnings.append(
+                    f"guest {name} was not powered off by its own system; QEMU was ended with {means.upper()}."
+                )
+
+    def _start(self, starts: t.Sequence[_state.Start], done: list[Change]) -> None:
+        wishes = {wish.name: wish for wish in self._wishes}
+        begun: list[_life.Starting] = []
+        for start in starts:
+            account = _account(start.definition.spec)
+            if account is None:
+                raise Refused(_checks.account_problem(start.definition.spec))
+            starting = _life.begin(start.definition, account, start.after)
+            self._processes[start.guest] = starting.process
+            begun.append(starting)
+            done.append(start)
+        for starting in begun:
+            starting.settle()
+        _life.wait_for_consoles(
+            (wishes[starting.spec.name], starting.process)
+            for starting in begun
+            if wishes[starting.spec.name].wait_for == "console" and wishes[starting.spec.name].state != "paused"
+        )
+
+    def _apply_one(self, change: _state.GuestChange) -> None:
+        name = change.guest
+        if isinstance(change, _state.Define):
+            _store.write_definition(name, change.after)
+        elif isinstance(change, _state.Forget):
+            _store.forget(name)
+        elif isinstance(change, _state.CreateDisk):
+            self._make_disk(name, change.after)
+        elif isinstance(change, _state.GrowDisk):
+            _disks.grow(change.after)
+        elif isinstance(change, _state.RemoveDisk):
+            for made in _store.read_made_disks(name):
+                if made.path == change.before:
+                    _disks.remove(made)
+        elif isinstance(change, _state.SetLink):
+            _life.set_link(name, change.nic, change.after)
+        elif isinstance(change, _state.SetActivity):
+            definition = _store.read_definition(name)
+            _life.set_activity(definition.spec if definition else None, name, change.after)
+
+    def _make_disk(self, name: str, disk: _spec.Disk) -> None:
+        definition = _store.read_definition(name)
+        account = _account(definition.spec) if definition else None
+        uid, gid = (account.uid, account.gid) if account else (0, 0)
+        _store.make_state_directory(Places(name))
+        _disks.make(disk, uid, gid, lambda made: _store.record_made_disk(name, made))
+
+
+def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -> t.Sequence[Resource[t.Any]]:
+    """The guests that the items ask for, between the taps that are made for them and those that go with them."""
+    identity = _values.host_identity()
+    wishes = [_spec.wish(options, identity=identity) for options in items]
+    guests = Guests(wishes, single=single, check_mode=check_mode)
+    coming: list[dict[str, t.Any]] = []
+    going: list[dict[str, t.Any]] = []
+    for wish in wishes:
+        defined = _store.read_definition(wish.name)
+        before = _bridged_taps(defined.spec.nics if defined else (), defined.spec.network if defined else None)
+        network = wish.given.get("network", defined.spec.network if defined else None)
+        wanted = wish.given.get("nics", defined.spec.nics if defined else ())
+        after = {} if wish.state == "absent" else _bridged_taps(wanted, network)
+        coming += after.values()
+        if _lets_go(wish):
+            going += [{**tap, "state": "absent"} for name, tap in before.items() if name not in after]
+    resources: list[Resource[t.Any]] = [guests]
+    if coming:
+        resources.insert(0, TapDevices(coming, check_mode=check_mode))
+    if going:
+        resources.append(FormerTaps(going, check_mode=check_mode, leaving=guests.leaving))
+    return resources
+
+
+class FormerTaps(TapDevices):
+    """Taps that were made for guests and go with them."""
+
+    plural: t.ClassVar[str] = "former_taps"
+    singular: t.ClassVar[str] = "former_tap"
+
+
+def _bridged_taps(nics: t.Sequence[_spec.Nic], network: t.Optional[str]) -> dict[str, dict[str, t.Any]]:
+    return {
+        nic.tap: {
+            "name": nic.tap,
+            "bridge": nic.bridge,
+            "network": network or nic.bridge,
+            "multi_queue": nic.queues > 1,
+        }
+        for nic in nics
+        if nic.tap is not None and nic.bridge is not None
+    }
+
+
+def _lets_go(wish: Wish) -> bool:
+    """Whether taps that the wish does not name any more are free after the task; a guest that runs on keeps its own."""
+    if wish.state in ("absent", "stopped", "restarted") or wish.restart == "if_needed":
+        return True
+    return _store.Processes().find(wish.name) is None
+
+
+def _definition(spec: GuestSpec, accelerator: str) -> Definition:
+    program = _checks.find_program(spec) or f"qemu-system-{spec.architecture}"
+    argv = _argv.command_line(spec, program=program, accelerator=accelerator) if accelerator else []
+    return Definition(spec, accelerator, tuple(argv))
+
+
+def _account(spec: GuestSpec) -> t.Optional[Account]:
+    return _process.find_account(spec.user, extra_groups=["kvm"])
+
+
+def _network(specs: t.Sequence[GuestSpec], ahead: t.Mapping[str, t.Any]) -> Network:
+    taps = {nic.tap for spec in specs for nic in spec.nics if nic.tap is not None}
+    if not taps:
+        return Network({}, {}, {})
+    planned = {
+        name: PlannedTap(tap.attachment.bridge if tap.attachment else None, bool(tap.multi_queue))
+        for name, tap in (ahead["taps"].taps if "taps" in ahead else {}).items()
+    }
+    with Netlink() as netlink:
+        links = netlink.links()
+    in_use = {tap for tap in taps if tap in links and links[tap].carrier}
+    return Network(links, planned, _tun.holders(taps & set(links), in_use))
+
+
+def _refuse(problems: t.Sequence[str]) -> None:
+    found = list(dict.fromkeys(problems))
+    if len(found) == 1:
+        raise Refused(found[0], problems=found)
+    if found:
+        numbered = " ".join(f"({number}) {problem}" for number, problem in enumerate(found, 1))
+        raise Refused(f"{len(found)} things stand in the way. {numbered}", problems=found)
+
+
+def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any]:
+    places = Places(name)
+    rendered: dict[str, t.Any] = {
+        "state": guest.activity,
+        "pid": guest.process.pid if guest.process and guest.process.pid else None,
+        "pending_restart": pending,
+    }
+    if guest.definition is None:
+        return rendered
+    spec = guest.definition.spec
+    alive = guest.process is not None
+    rendered.update(
+        {
+            key: getattr(spec, key)
+            for key in ("memory", "cpus", "architecture", "machine", "kernel", "initrd", "cmdline", "user", "sandbox")
+        },
+        accelerator=guest.definition.accelerator or None,
+        disks=[_render_disk(disk, guest) for disk in spec.disks],
+        nics=[{**dataclasses.asdict(nic), "user": nic.user} for nic in spec.nics],
+        console_log=places.console_log if spec.console else None,
+        console_socket=places.console_socket if spec.console and alive else None,
+        qmp_socket=places.qmp_socket if alive else None,
+        vnc_socket=places.vnc_socket if spec.display == "vnc" and alive else None,
+    )
+    return rendered
+
+
+def _render_disk(disk: _spec.Disk, guest: GuestState) -> dict[str, t.Any]:
+    image = guest.images.get(disk.path)
+    return {
+        "path": disk.path,
+        "format": disk.format,
+        "bus": disk.bus,
+        "read_only": disk.read_only,
+        "base_image": image.backing if image is not None else disk.base_image,
+        "size": image.size if image is not None else disk.size,
+        "made": disk.path in {made.path for made in guest.made},
+    }

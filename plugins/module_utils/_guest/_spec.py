@@ -1,0 +1,397 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a guest is: its definition, complete and canonical, and what a task wishes of it.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils import _values
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
+
+MEBIBYTE = 1 << 20
+
+#: Machine type of a guest that names none, by architecture.
+MACHINES = {"x86_64": "q35", "i386": "q35", "aarch64": "virt", "arm": "virt", "riscv64": "virt"}
+
+MODELS = ("virtio-net-pci", "virtio-net", "e1000", "e1000e", "rtl8139", "vmxnet3")
+BUSES = ("virtio", "ide", "sata", "scsi", "nvme")
+FORMATS = ("qcow2", "raw")
+BASE_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc")
+
+#: Disks that the built-in controllers take: two IDE channels on pc, six AHCI ports on q35 and on our own controller.
+IDE_PLACES = 4
+SATA_PLACES = 6
+
+_UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_SIZE = re.compile(r"(\d+)\s*([KMGT])(iB|B)?\Z", re.IGNORECASE)
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*\Z")
+_CHECKSUM = re.compile(r"(sha256|sha512|sha1|md5):([0-9a-fA-F]+)\Z")
+
+Options = t.Mapping[str, t.Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Disk:
+    """A disk of a guest. Size, base image and checksum tell how to make it; the rest how it is attached."""
+
+    path: str
+    format: str
+    bus: str
+    read_only: bool = False
+    size: t.Optional[int] = None
+    base_image: t.Optional[str] = None
+    base_format: t.Optional[str] = None
+    checksum: t.Optional[str] = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Nic:
+    """A network interface of a guest: on a tap, or on QEMU's own user-mode network."""
+
+    mac: str
+    model: str
+    tap: t.Optional[str] = None
+    bridge: t.Optional[str] = None
+    """Set when the tap is made for this NIC, as a port of this bridge."""
+    queues: int = 1
+    link: bool = True
+
+    @property
+    def user(self) -> bool:
+        return self.tap is None
+
+    @property
+    def place(self) -> str:
+        """Its other end, in words."""
+        return "the user-mode network" if self.tap is None else f"tap {self.tap}"
+
+
+@dataclasses.dataclass(frozen=True)
+class GuestSpec:
+    """The whole of a guest as QEMU needs it."""
+
+    name: str
+    memory: int = 512
+    """MiB."""
+    cpus: int = 1
+    cpu_model: t.Optional[str] = None
+    architecture: str = "x86_64"
+    machine: str = "q35"
+    accelerator: str = "auto"
+    disks: tuple[Disk, ...] = ()
+    nics: tuple[Nic, ...] = ()
+    kernel: t.Optional[str] = None
+    initrd: t.Optional[str] = None
+    cmdline: t.Optional[str] = None
+    boot_order: tuple[str, ...] = ()
+    console: bool = True
+    display: str = "none"
+    user: str = "labspan-qemu"
+    sandbox: bool = True
+    extra_args: tuple[str, ...] = ()
+    network: t.Optional[str] = None
+    """Whose the taps are that are made for the guest."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Wish:
+    """What a task asks for one guest."""
+
+    name: str
+    state: str
+    given: t.Mapping[str, t.Any]
+    """Attributes of GuestSpec that the task gives; those it leaves out stay as they are."""
+    disks: t.Optional[tuple[Options, ...]] = None
+    """Disks as given: what they leave out depends on the files that are there."""
+    restart: str = "never"
+    shutdown_timeout: float = 60.0
+    force: bool = False
+    remove_disks: bool = False
+    wait_for: str = "qmp"
+    console_pattern: t.Optional[str] = None
+    wait_timeout: float = 120.0
+
+    @property
+    def wants_process(self) -> bool:
+        return self.state in ("running", "paused", "restarted")
+
+
+def memory_size(option: str, value: str) -> int:
+    """MiB, from a number of MiB or a size with its unit."""
+    if value.strip().isdigit():
+        mebibytes = int(value)
+    else:
+        size = disk_size(option, value)
+        mebibytes = size // MEBIBYTE
+        if size % MEBIBYTE:
+            raise InvalidInput(option, value, "is not a whole number of MiB.")
+    if mebibytes < 1:
+        raise InvalidInput(option, value, "is no memory at all; write MiB as a number, or a size such as 2G.")
+    return mebibytes
+
+
+def disk_size(option: str, value: str) -> int:
+    """Bytes, from a size with its unit (powers of 1024)."""
+    match = _SIZE.match(value.strip())
+    if match is None or int(match[1]) == 0:
+        raise InvalidInput(option, value, "is not a size; write a number and its unit, as in 512M or 20G.")
+    return int(match[1]) * _UNITS[match[2].upper()]
+
+
+def derived_tap(guest: str, index: int, queues: int = 1) -> str:
+    """The name of the tap that is made for a NIC: always the same, and never over the kernel's 15 characters.
+
+    A tap cannot change between one queue and several, so the one with several is another tap.
+    """
+    several = "\0multi_queue" if queues > 1 else ""
+    return "vn" + hashlib.sha256(f"{guest}\0{index}{several}".encode()).hexdigest()[:8]
+
+
+def is_q35(machine: str) -> bool:
+    return "q35" in machine.partition(",")[0]
+
+
+def is_pc(machine: str) -> bool:
+    kind = machine.partition(",")[0]
+    return kind == "pc" or kind.startswith("pc-i440fx")
+
+
+def wish(options: Options, *, identity: str) -> Wish:
+    """The options of one item, checked and made canonical. C(identity) is the host's, for derived MAC addresses."""
+    name = _values.object_name("name", options["name"])
+    given: dict[str, t.Any] = {}
+    for option, reader in _READERS.items():
+        if options.get(option) is not None:
+            given[option] = reader(option, options[option])
+    for option in ("cpus", "accelerator", "console", "display", "sandbox"):
+        if options.get(option) is not None:
+            given[option] = options[option]
+    if given.get("cpus", 1) < 1:
+        raise InvalidInput("cpus", given["cpus"], "is no processor at all; give 1 or more.")
+    if options.get("nics") is not None:
+        given["nics"] = _nics(name, options["nics"], identity)
+    disks = options.get("disks")
+    return Wish(
+        name=name,
+        state=options["state"],
+        given=given,
+        disks=None if disks is None else _disks(name, disks),
+        restart=options["restart"],
+        shutdown_timeout=_seconds("shutdown_timeout", options["shutdown_timeout"]),
+        force=options["force"],
+        remove_disks=_remove_disks(options),
+        wait_for=options["wait_for"],
+        console_pattern=_console_pattern(options),
+        wait_timeout=_seconds("wait_timeout", options["wait_timeout"]),
+    )
+
+
+def define(asked: Wish, defined: t.Optional[GuestSpec], disks: t.Optional[tuple[Disk, ...]]) -> GuestSpec:
+    """The guest that the wish leads to; what it leaves open stays as defined, or is the default of a new guest."""
+    base = defined or GuestSpec(asked.name)
+    given = dict(asked.given)
+    if defined is None:
+        architecture = given.setdefault("architecture", os.uname().machine)
+        if "machine" not in given and architecture not in MACHINES:
+            raise InvalidInput("machine", None, f"has no default for the architecture {architecture}; choose one.")
+        given.setdefault("machine", MACHINES.get(architecture))
+    # What is taken away with an empty text is away.
+    for option in ("kernel", "initrd", "cmdline", "cpu_model"):
+        if given.get(option) == "":
+            given[option] = None
+    if disks is not None:
+        given["disks"] = disks
+    spec = dataclasses.replace(base, **given)
+    _check_whole(spec)
+    return spec
+
+
+def _check_whole(spec: GuestSpec) -> None:
+    if spec.kernel is None:
+        for option in ("initrd", "cmdline"):
+            if getattr(spec, option) is not None:
+                raise InvalidInput(
+                    option, getattr(spec, option), f"of guest {spec.name} needs option kernel, which is not given."
+                )
+    used: dict[str, int] = {}
+    for disk in spec.disks:
+        used[disk.bus] = used.get(disk.bus, 0) + 1
+    on_board = used.get("ide", 0) + (used.get("sata", 0) if is_q35(spec.machine) else 0)
+    places = SATA_PLACES if is_q35(spec.machine) else IDE_PLACES
+    if used.get("ide") and not (is_q35(spec.machine) or is_pc(spec.machine)):
+        raise InvalidInput("disks[].bus", "ide", f"does not exist on the machine {spec.machine}; use virtio or scsi.")
+    if on_board > places or used.get("sata", 0) > SATA_PLACES:
+        raise InvalidInput(
+            "disks[].bus",
+            "ide" if used.get("ide") else "sata",
+            f"of guest {spec.name}: the machine {spec.machine} has places for {places} such disks; use virtio or scsi.",
+        )
+    for what, values in (
+        ("disks[].path", [disk.path for disk in spec.disks]),
+        ("nics[].mac", [nic.mac for nic in spec.nics]),
+        ("nics[].tap", [nic.tap for nic in spec.nics if nic.tap is not None]),
+    ):
+        for value in values:
+            if values.count(value) > 1:
+                raise InvalidInput(what, value, f"is given twice for guest {spec.name}.")
+
+
+def _seconds(option: str, value: float) -> float:
+    if value < 0:
+        raise InvalidInput(option, value, "is a time before now; give seconds, 0 or more.")
+    return float(value)
+
+
+def _word(option: str, value: str) -> str:
+    if value and not _WORD.match(value):
+        raise InvalidInput(option, value, "holds characters that have no place in a value for QEMU.")
+    return value
+
+
+def absolute_path(option: str, value: str) -> str:
+    """A path from the root, without the dots and double slashes that would let two texts name one file."""
+    if not value.startswith("/") or "\0" in value:
+        raise InvalidInput(option, value, "is not an absolute path; begin with /.")
+    return os.path.normpath(value)
+
+
+def _optional_path(option: str, value: str) -> str:
+    return absolute_path(option, value) if value else value
+
+
+def _account(option: str, value: str) -> str:
+    if not value or not _WORD.match(value):
+        raise InvalidInput(option, value, "is not the name of an account.")
+    return value
+
+
+def _console_pattern(options: Options) -> t.Optional[str]:
+    pattern = options.get("console_pattern")
+    if options["wait_for"] != "console":
+        return t.cast("t.Optional[str]", pattern)
+    if not pattern:
+        raise InvalidInput("wait_for", "console", "needs console_pattern: what the guest writes when it is ready.")
+    if options.get("console") is False:
+        raise InvalidInput("wait_for", "console", "needs the console that console: false takes away.")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise InvalidInput("console_pattern", pattern, f"is not a regular expression ({error}).") from None
+    return t.cast(str, pattern)
+
+
+def _remove_disks(options: Options) -> bool:
+    if options["remove_disks"] and options["state"] != "absent":
+        raise InvalidInput("remove_disks", True, "is allowed with state: absent only.")
+    return bool(options["remove_disks"])
+
+
+def _nics(guest: str, entries: t.Sequence[Options], identity: str) -> tuple[Nic, ...]:
+    return tuple(_nic(guest, index, entry, identity) for index, entry in enumerate(entries))
+
+
+def _nic(guest: str, index: int, entry: Options, identity: str) -> Nic:
+    where = f"nics[{index}]"
+    tap, bridge, user = entry.get("tap"), entry.get("bridge"), bool(entry.get("user"))
+    if not (tap or bridge or user):
+        raise InvalidInput(
+            where, dict(entry), f"of guest {guest} leads nowhere: give tap (an existing one), bridge or user: true."
+        )
+    if user and (tap or bridge):
+        raise InvalidInput(where, dict(entry), f"of guest {guest} has user: true and a tap or bridge; choose one.")
+    model = entry.get("model") or "virtio-net-pci"
+    queues = 1 if entry.get("queues") is None else entry["queues"]
+    if queues < 1:
+        raise InvalidInput(f"{where}.queues", queues, "is no queue at all; give 1 or more.")
+    if queues > 1 and (user or not model.startswith("virtio-net")):
+        raise InvalidInput(
+            f"{where}.queues", queues, "needs a virtio-net-pci NIC on a tap made with multi_queue: true."
+        )
+    mac = entry.get("mac")
+    return Nic(
+        mac=_values.mac_address(f"{where}.mac", mac) if mac else _values.derived_mac(identity, guest, str(index)),
+        model="virtio-net-pci" if model == "virtio-net" else model,
+        tap=None if user else _values.interface_name(f"{where}.tap", tap or derived_tap(guest, index, queues)),
+        bridge=_values.interface_name(f"{where}.bridge", bridge) if bridge else None,
+        queues=queues,
+        link=entry.get("link") is not False,
+    )
+
+
+def _disks(guest: str, entries: t.Sequence[Options]) -> tuple[Options, ...]:
+    return tuple(_disk(guest, index, entry) for index, entry in enumerate(entries))
+
+
+def _disk(guest: str, index: int, entry: Options) -> Options:
+    where = f"disks[{index}]"
+    image_format = entry.get("format")
+    path = entry.get("path")
+    base = entry.get("base_image")
+    if base and image_format == "raw":
+        raise InvalidInput(f"{where}.format", "raw", "cannot have a base image; an overlay is a qcow2 image.")
+    for option in ("base_format", "checksum"):
+        if entry.get(option) and not base:
+            raise InvalidInput(f"{where}.{option}", entry[option], "tells about a base_image, which is not given.")
+    checksum = entry.get("checksum")
+    if checksum and not _CHECKSUM.match(checksum):
+        raise InvalidInput(f"{where}.checksum", checksum, "is not a checksum; write it as sha256:<hexadecimal digits>.")
+    return {
+        "path": absolute_path(f"{where}.path", path) if path else Places(guest).disk(index, image_format or "qcow2"),
+        "format": image_format,
+        "bus": entry.get("bus") or "virtio",
+        "read_only": bool(entry.get("read_only")),
+        "size": disk_size(f"{where}.size", entry["size"]) if entry.get("size") else None,
+        "base_image": absolute_path(f"{where}.base_image", base) if base else None,
+        "base_format": entry.get("base_format"),
+        "checksum": checksum.lower() if checksum else None,
+    }
+
+
+def _texts(option: str, value: t.Sequence[str]) -> tuple[str, ...]:
+    return tuple(str(text) for text in value)
+
+
+def _one_line(option: str, value: str) -> str:
+    if "\n" in value or "\0" in value:
+        raise InvalidInput(option, value, "has more than one line.")
+    return value
+
+
+_READERS: t.Mapping[str, t.Callable[[str, t.Any], t.Any]] = {
+    "memory": memory_size,
+    "cpu_model": _word,
+    "machine": _word,
+    "architecture": _word,
+    "kernel": _optional_path,
+    "initrd": _optional_path,
+    "cmdline": _one_line,
+    "boot_order": _texts,
+    "user": _account,
+    "network": _values.object_name,
+    "extra_args": _texts,
+}
+
+
+def to_data(spec: GuestSpec) -> dict[str, t.Any]:
+    """The guest as plain data, for its file."""
+    return dataclasses.asdict(spec)
+
+
+def from_data(stored: Options) -> GuestSpec:
+    """The guest from its file; raises TypeError, KeyError or ValueError when that is not one."""
+    fields = dict(stored)
+    fields["disks"] = tuple(Disk(**disk) for disk in fields["disks"])
+    fields["nics"] = tuple(Nic(**nic) for nic in fields["nics"])
+    for name in ("boot_order", "extra_args"):
+        fields[name] = tuple(fields[name])
+    return GuestSpec(**fields)

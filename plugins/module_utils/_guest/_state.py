@@ -1,0 +1,385 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a guest is like now, and the changes that lead to what is wanted. Pure.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import Image, MadeDisk
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
+from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
+from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
+
+RUNNING = "running"
+PAUSED = "paused"
+STOPPED = "stopped"
+BROKEN = "broken"
+UNKNOWN = "unknown"
+
+# Run states of QEMU (qapi/run-state.json) in which the guest's processors run, or cannot run any more.
+_RUN_STATES = {"running": RUNNING, "suspended": RUNNING}
+BROKEN_STATES = ("internal-error", "guest-panicked", "shutdown")
+
+#: Seconds that a guest gets to power off when its start is taken back.
+_UNDO_PATIENCE = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Definition:
+    """A guest as it was last started or is to be started."""
+
+    spec: GuestSpec
+    accelerator: str
+    """The one that C(auto) came to; empty while it has never been needed."""
+    argv: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class GuestState:
+    """What is there of one guest."""
+
+    definition: t.Optional[Definition] = None
+    process: t.Optional[Process] = None
+    run_state: t.Optional[str] = None
+    """QEMU's own word; None without a process, C(unknown) when QEMU does not answer."""
+    as_defined: bool = True
+    """Whether the process was started as the definition says."""
+    images: t.Mapping[str, Image] = dataclasses.field(default_factory=dict)
+    """The files at the paths of its disks."""
+    made: tuple[MadeDisk, ...] = ()
+
+    @property
+    def activity(self) -> str:
+        if self.process is None:
+            return STOPPED
+        if self.run_state is None or self.run_state == UNKNOWN:
+            return UNKNOWN
+        if self.run_state in BROKEN_STATES:
+            return BROKEN
+        return _RUN_STATES.get(self.run_state, PAUSED)
+
+    @property
+    def is_there(self) -> bool:
+        return self.definition is not None or self.process is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Want:
+    """What one guest shall be."""
+
+    wish: Wish
+    definition: Definition
+    restart_of: t.Optional[Process] = None
+    """The process that C(state=restarted) found: it must not be the one that runs in the end."""
+
+    @property
+    def spec(self) -> GuestSpec:
+        return self.definition.spec
+
+
+@dataclasses.dataclass(frozen=True)
+class GuestChange(Change):
+    """A step about one guest."""
+
+    guest: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stop(GuestChange):
+    """The process ends; how the guest was asked to is in C(patience) and C(force)."""
+
+    patience: float
+    force: bool
+
+    @property
+    def reversible(self) -> bool:
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Define(GuestChange):
+    """The guest's file changes; states are Definition or None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CreateDisk(GuestChange):
+    """A disk is made; C(after) is the Disk."""
+
+    def inverse(self) -> Change:
+        disk = t.cast(Disk, self.after)
+        return RemoveDisk(self.subject, f"Undo: {self.sentence}", disk.path, None, self.guest)
+
+
+@dataclasses.dataclass(frozen=True)
+class GrowDisk(GuestChange):
+    """A disk becomes larger; states are Disk with their sizes."""
+
+    @property
+    def reversible(self) -> bool:
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class RemoveDisk(GuestChange):
+    """A disk that was made for the guest goes; C(before) is its path."""
+
+    @property
+    def reversible(self) -> bool:
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
+class Start(GuestChange):
+    """The process begins; C(after) is C(running) or C(paused)."""
+
+    definition: Definition
+
+    def inverse(self) -> Change:
+        return Stop(self.subject, f"Undo: {self.sentence}", self.after, STOPPED, self.guest, _UNDO_PATIENCE, False)
+
+
+@dataclasses.dataclass(frozen=True)
+class SetActivity(GuestChange):
+    """A guest that has a process is paused or goes on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SetLink(GuestChange):
+    """The cable of a NIC is plugged or pulled; states are booleans."""
+
+    nic: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Forget(GuestChange):
+    """The guest's directories go; what is in them that is not ours stays. C(before) is the Definition or None."""
+
+    @property
+    def reversible(self) -> bool:
+        return self.before is not None
+
+    def inverse(self) -> Change:
+        return Define(self.subject, f"Undo: {self.sentence}", None, self.before, self.guest)
+
+
+#: In which order the changes of several guests are carried out: what ends makes room for what begins.
+PHASES: tuple[tuple[type, ...], ...] = (
+    (Stop,),
+    (Define, CreateDisk, GrowDisk, RemoveDisk, Forget),
+    (SetLink, SetActivity),
+    (Start,),
+)
+
+
+def phase(change: Change) -> int:
+    """Sorting key for the changes of several guests."""
+    return next(number for number, kinds in enumerate(PHASES) if isinstance(change, kinds))
+
+
+def plan(have: GuestState, want: Want) -> list[GuestChange]:
+    """The changes for one guest, in order."""
+    if want.wish.state == "absent":
+        return _plan_absence(have, want.wish)
+    if have.process is None:
+        return _plan_rest(have, want)
+    if want.wish.state == "stopped" or _is_to_restart(have, want):
+        stopped = dataclasses.replace(have, process=None, run_state=None, as_defined=True)
+        return [_stop(have, want.wish), *_plan_rest(stopped, want)]
+    return _plan_life(have, want)
+
+
+def _is_to_restart(have: GuestState, want: Want) -> bool:
+    if want.wish.state == "restarted" and have.process == want.restart_of:
+        return True
+    return want.wish.restart == "if_needed" and (bool(pending_restart(have, want)) or have.activity == BROKEN)
+
+
+def _stop(have: GuestState, wish: Wish) -> Stop:
+    name = wish.name
+    return Stop(f"guest {name}", f"Stop guest {name}", have.activity, STOPPED, name, wish.shutdown_timeout, wish.force)
+
+
+def _plan_absence(have: GuestState, wish: Wish) -> list[GuestChange]:
+    name, changes = wish.name, t.cast("list[GuestChange]", [])
+    if have.process is not None:
+        changes.append(_stop(have, wish))
+    if wish.remove_disks:
+        changes += [
+            RemoveDisk(f"disk {made.path}", f"Remove the disk {made.path} of guest {name}", made.path, None, name)
+            for made in have.made
+        ]
+    if have.definition is not None or changes:
+        changes.append(Forget(f"guest {name}", f"Remove guest {name}", have.definition, None, name))
+    return changes
+
+
+def _plan_rest(have: GuestState, want: Want) -> list[GuestChange]:
+    """From no process to the wanted state."""
+    name, wish = want.wish.name, want.wish
+    changes: list[GuestChange] = []
+    if have.definition != want.definition:
+        changes.append(Define(f"guest {name}", _define_sentence(have, want), have.definition, want.definition, name))
+    for disk in want.spec.disks:
+        image = have.images.get(disk.path)
+        if image is None:
+            base = f" on {disk.base_image}" if disk.base_image else ""
+            sentence = f"Make the disk {disk.path}{base} for guest {name}"
+            changes.append(CreateDisk(f"disk {disk.path}", sentence, None, disk, name))
+        elif _is_to_grow(disk, image):
+            before = dataclasses.replace(disk, size=image.size)
+            sentence = f"Grow the disk {disk.path} of guest {name} from {image.size} to {disk.size} bytes"
+            changes.append(GrowDisk(f"disk {disk.path}", sentence, before, disk, name))
+    if wish.wants_process:
+        after = PAUSED if wish.state == "paused" else RUNNING
+        how = ", paused" if after == PAUSED else ""
+        changes.append(Start(f"guest {name}", f"Start guest {name}{how}", STOPPED, after, name, want.definition))
+    return changes
+
+
+def _is_to_grow(disk: Disk, image: Image) -> bool:
+    return disk.size is not None and image.size is not None and image.size < disk.size
+
+
+def _define_sentence(have: GuestState, want: Want) -> str:
+    name = want.wish.name
+    if have.definition is None:
+        return f"Define guest {name}"
+    details = differences(have.definition, want.spec)
+    return f"Change the definition of guest {name}" + (f": {'; '.join(details)}" if details else "")
+
+
+def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
+    """Changes to a guest that goes on running."""
+    name = want.wish.name
+    subject = f"guest {name}"
+    if have.activity == BROKEN:
+        raise Refused(
+            f"guest {name} has a process that cannot go on (QEMU says {have.run_state}). Start it anew with state: "
+            "restarted, or allow it with restart: if_needed."
+        )
+    changes: list[GuestChange] = list(_plan_links(have, want))
+    wanted = PAUSED if want.wish.state == "paused" else RUNNING
+    if have.activity == UNKNOWN:
+        if wanted == PAUSED:
+            raise Refused(
+                f"guest {name} cannot be paused: QEMU does not answer on its control socket. Disconnect whatever "
+                "program is connected to it."
+            )
+    elif have.activity != wanted:
+        verb = "Pause" if wanted == PAUSED else "Resume"
+        changes.append(SetActivity(subject, f"{verb} guest {name}", have.activity, wanted, name))
+    return changes
+
+
+def _plan_links(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
+    if have.definition is None or not have.as_defined or have.activity == UNKNOWN:
+        return
+    name, defined = want.wish.name, have.definition.spec
+    nics = list(defined.nics)
+    for index, (before, after) in enumerate(zip(defined.nics, want.spec.nics)):
+        if before.link == after.link:
+            continue
+        sentence = f"Set the link of NIC {index} of guest {name} {'up' if after.link else 'down'}"
+        yield SetLink(f"NIC {index} of guest {name}", sentence, before.link, after.link, name, index)
+        nics[index] = dataclasses.replace(before, link=after.link)
+    if tuple(nics) != defined.nics:
+        definition = dataclasses.replace(have.definition, spec=dataclasses.replace(defined, nics=tuple(nics)))
+        sentence = f"Record the links of guest {name}"
+        yield Define(f"guest {name}", sentence, have.definition, definition, name)
+
+
+def pending_restart(have: GuestState, want: Want) -> list[str]:
+    """What differs between the running guest and the wanted one, and comes into force when it is restarted."""
+    if have.process is None or want.wish.state == "absent":
+        return []
+    if have.definition is None:
+        return ["how the running guest was started is not recorded"]
+    if not have.as_defined:
+        return ["the running guest was started with another command line than the recorded one"]
+    pending = differences(have.definition, want.spec)
+    for disk in want.spec.disks:
+        image = have.images.get(disk.path)
+        if image is not None and _is_to_grow(disk, image):
+            pending.append(f"disk {disk.path} has {image.size} bytes, wanted {disk.size}")
+    return pending
+
+
+def differences(defined: Definition, wanted: GuestSpec) -> list[str]:
+    """What a restart would change, attribute by attribute; links are changed while the guest runs."""
+    spec = defined.spec
+    found = []
+    for field in dataclasses.fields(GuestSpec):
+        if field.name in ("disks", "nics", "accelerator", "network"):
+            continue
+        before, after = getattr(spec, field.name), getattr(wanted, field.name)
+        if before != after:
+            found.append(f"{field.name} is {_show(before)}, wanted {_show(after)}")
+    if wanted.accelerator not in ("auto", defined.accelerator) and defined.accelerator:
+        found.append(f"accelerator is {defined.accelerator}, wanted {wanted.accelerator}")
+    found += _list_differences("disk", spec.disks, wanted.disks, ("path", "format", "bus", "read_only"))
+    found += _list_differences("NIC", spec.nics, wanted.nics, ("mac", "model", "tap", "queues"))
+    return found
+
+
+def _list_differences(
+    what: str, before: t.Sequence[t.Any], after: t.Sequence[t.Any], attributes: t.Sequence[str]
+) -> t.Iterator[str]:
+    for index, (old, new) in enumerate(zip(before, after)):
+        for attribute in attributes:
+            was, shall = getattr(old, attribute), getattr(new, attribute)
+            if was != shall:
+                yield f"{what} {index}: {attribute} is {_show(was)}, wanted {_show(shall)}"
+    for index in range(len(before), len(after)):
+        yield f"{what} {index} ({_call(after[index])}) is not attached"
+    for index in range(len(after), len(before)):
+        yield f"{what} {index} ({_call(before[index])}) is attached and not wanted"
+
+
+def _call(part: t.Union[Disk, Nic]) -> str:
+    return part.path if isinstance(part, Disk) else f"{part.mac} on {part.place}"
+
+
+def _show(value: t.Any) -> str:
+    if isinstance(value, tuple):
+        return repr(list(value))
+    return "not set" if value is None else str(value)
+
+
+def predict(have: GuestState, changes: t.Iterable[Change]) -> GuestState:
+    """What is there after the changes."""
+    state = have
+    for change in changes:
+        state = _after(state, change)
+    return state
+
+
+def _after(state: GuestState, change: Change) -> GuestState:
+    if isinstance(change, Stop):
+        return dataclasses.replace(state, process=None, run_state=None, as_defined=True)
+    if isinstance(change, (Define, Forget)):
+        return dataclasses.replace(state, definition=change.after)
+    if isinstance(change, CreateDisk):
+        disk = t.cast(Disk, change.after)
+        image = Image(disk.path, disk.format, disk.size, 0, 0, disk.base_image, disk.base_format)
+        made = (*state.made, MadeDisk(disk.path, 0, 0))
+        return dataclasses.replace(state, images={**state.images, disk.path: image}, made=made)
+    if isinstance(change, GrowDisk):
+        disk = t.cast(Disk, change.after)
+        image = dataclasses.replace(state.images[disk.path], size=disk.size)
+        return dataclasses.replace(state, images={**state.images, disk.path: image})
+    if isinstance(change, RemoveDisk):
+        images = {path: image for path, image in state.images.items() if path != change.before}
+        made = tuple(made for made in state.made if made.path != change.before)
+        return dataclasses.replace(state, images=images, made=made)
+    if isinstance(change, Start):
+        return dataclasses.replace(state, process=Process(0, 0), run_state=change.after, definition=change.definition)
+    if isinstance(change, SetActivity):
+        return dataclasses.replace(state, run_state=change.after)
+    return state

@@ -1,0 +1,172 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The files of a guest, and its process: what is read before planning, and what is written of it.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _disks, _qmp, _spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import UNKNOWN, Definition, GuestState
+from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
+
+_VERSION = 1
+
+#: How long QEMU may take to answer a question; longer than any answer, short enough to wait for in vain.
+_ANSWER_TIMEOUT = 3.0
+
+
+def read_definition(name: str) -> t.Optional[Definition]:
+    """The guest's definition; None when there is none, or none that can be read."""
+    stored = _read_json(Places(name).definition)
+    if not isinstance(stored, dict) or stored.get("version") != _VERSION:
+        return None
+    try:
+        spec = _spec.from_data(stored["spec"])
+        return Definition(spec, str(stored["accelerator"]), tuple(stored["argv"]))
+    except (TypeError, KeyError, ValueError):
+        return None
+
+
+def write_definition(name: str, definition: t.Optional[Definition]) -> None:
+    """Put the definition in its file, or take the file away."""
+    places = Places(name)
+    if definition is None:
+        _unlink(places.definition)
+        return
+    make_state_directory(places)
+    data = {
+        "version": _VERSION,
+        "spec": _spec.to_data(definition.spec),
+        "accelerator": definition.accelerator,
+        "argv": list(definition.argv),
+    }
+    _write_json(places.definition, data)
+
+
+def make_state_directory(places: Places) -> None:
+    """Root's own, and others may pass through it to the disks that are theirs."""
+    os.makedirs(os.path.dirname(places.state), mode=0o755, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(places.state, 0o711)
+    os.chmod(places.state, 0o711)
+
+
+def read_made_disks(name: str) -> tuple[MadeDisk, ...]:
+    """The disks that were made for the guest and are still there."""
+    stored = _read_json(Places(name).made_disks)
+    try:
+        made = [MadeDisk(**entry) for entry in stored] if isinstance(stored, list) else []
+    except TypeError:
+        return ()
+    return tuple(disk for disk in made if disk.is_there())
+
+
+def record_made_disk(name: str, made: MadeDisk) -> None:
+    """Remember a disk as made for the guest, in place of one that was made at this path before."""
+    known = [disk for disk in read_made_disks(name) if disk.path != made.path]
+    _write_json(Places(name).made_disks, [dataclasses.asdict(disk) for disk in [*known, made]])
+
+
+def forget(name: str) -> None:
+    """Remove what was written for the guest; its disks and the record of them stay."""
+    places = Places(name)
+    for path in (places.console_log, f"{places.console_log}.1", places.output, places.definition):
+        _unlink(path)
+    if not read_made_disks(name):  # else it is still known whose they are when they are to go, too
+        _unlink(places.made_disks)
+    clear_runtime(places)
+    _remove_if_empty(places.state)
+
+
+def clear_runtime(places: Places) -> None:
+    """Remove what a process that is gone has left behind."""
+    for path in (places.qmp_socket, places.console_socket, places.vnc_socket, places.pid_file):
+        _unlink(path)
+    _remove_if_empty(places.display)
+    _remove_if_empty(places.runtime)
+
+
+class Processes:
+    """The QEMU processes of this network namespace; all processes are gone through once, and only if needed."""
+
+    def __init__(self) -> None:
+        self._all: t.Optional[list[tuple[Process, list[str]]]] = None
+
+    def find(self, name: str) -> t.Optional[Process]:
+        """The guest's process: the one of the pid file, else the one that has its name on the command line."""
+        recorded = _process.read_pid_file(Places(name).pid_file)
+        if recorded is not None and _argv.is_guest(recorded.argv(), name):
+            return recorded
+        if self._all is None:
+            self._all = list(_process.here())
+        return next((process for process, argv in self._all if _argv.is_guest(argv, name)), None)
+
+
+def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> GuestState:
+    """What is there of the guest. C(disk_paths) are those that the task names."""
+    definition = read_definition(name)
+    process = processes.find(name)
+    paths = {*disk_paths, *(disk.path for disk in definition.spec.disks)} if definition else set(disk_paths)
+    images = {path: image for path in sorted(paths) for image in [_disks.inspect(path)] if image is not None}
+    return GuestState(
+        definition=definition,
+        process=process,
+        run_state=None if process is None else run_state(name, process),
+        as_defined=process is None or definition is None or _started_as(process) == definition.argv,
+        images=images,
+        made=read_made_disks(name),
+    )
+
+
+def run_state(name: str, process: Process) -> t.Optional[str]:
+    """QEMU's own word for what the guest does; None when the process ended meanwhile."""
+    try:
+        with _qmp.Qmp(Places(name).qmp_socket, timeout=_ANSWER_TIMEOUT) as qmp:
+            qmp.greet()
+            return qmp.status()
+    except SystemFailure:
+        return UNKNOWN if process.alive else None
+
+
+def _started_as(process: Process) -> tuple[str, ...]:
+    return tuple(word for word in process.argv() if word != _argv.PAUSED)
+
+
+def _read_json(path: str) -> t.Any:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _write_json(path: str, data: t.Any) -> None:
+    temporary = f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(data, file, indent=1)
+        file.write("\n")
+    os.rename(temporary, path)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(path)
+
+
+def _remove_if_empty(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(path)

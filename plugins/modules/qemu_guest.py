@@ -1,0 +1,553 @@
+#!/usr/bin/python
+# Copyright (c) The labspan.vmnet authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: qemu_guest
+short_description: Run virtual machines with QEMU, without libvirt
+version_added: 0.1.0
+description:
+  - Defines QEMU guests, makes their disks, starts, pauses, stops and removes them.
+  - Many guests (O(guests)) are one task. They start and stop at the same time.
+  - An option that is left out leaves a guest as it is defined, or takes the default for a new one.
+  - QEMU runs as an account without privileges and in a sandbox. Taps and sockets are opened for it, so that a tap may belong to
+    root.
+  - A change that a running guest cannot take is reported in RV(guests[].pending_restart) and as a warning, unless O(restart) allows
+    the restart.
+  - Disks are made exclusively, never over a file that is there. They are never shrunk, and removed only with O(remove_disks=true).
+extends_documentation_fragment:
+  - labspan.vmnet._attributes
+  - labspan.vmnet._attributes.actiongroup_vmnet
+  - labspan.vmnet._requirements
+  - labspan.vmnet._requirements.pyroute2
+requirements:
+  - QEMU, and C(qemu-img) where disks are made
+options:
+  name:
+    description:
+      - The name of the guest.
+      - Exactly one of O(name) and O(guests) is required.
+    type: str
+  guests:
+    description:
+      - Many guests at once. Each entry takes the options of the module; what an entry leaves out comes from the top level.
+    type: list
+    elements: dict
+    suboptions:
+      name:
+        description: The name of the guest.
+        type: str
+        required: true
+      state: &state
+        description:
+          - With V(running), the guest runs. A guest that is paused goes on.
+          - With V(stopped), the guest is defined, its disks are there, and it does not run.
+          - With V(paused), the guest is there with its memory, and does not run on.
+          - With V(restarted), the guest is stopped if it runs, and started. This is a change on every run.
+          - With V(absent), the guest is stopped and its definition removed. Its disks stay, see O(remove_disks).
+          - A guest is stopped by pressing its power button. If it still runs after O(shutdown_timeout), QEMU gets SIGTERM, on
+            which it closes the disks properly; nothing harder happens without O(force).
+        type: str
+        choices: [running, stopped, paused, restarted, absent]
+      memory: &memory
+        description: The memory, as MiB or with a unit as in V(2G). The default for a new guest is V(512).
+        type: str
+      cpus: &cpus
+        description: The number of processors. The default for a new guest is V(1).
+        type: int
+      cpu_model: &cpu_model
+        description:
+          - The processor that the guest sees, as QEMU names it.
+          - The default is C(host) with KVM and C(max) without. The empty string goes back to it.
+        type: str
+      machine: &machine
+        description: QEMU's machine type. The default for a new guest is V(q35), or V(virt) where there is none.
+        type: str
+      architecture: &architecture
+        description:
+          - The architecture of the guest; C(qemu-system-)I(architecture) is run.
+          - The default for a new guest is the host's own.
+        type: str
+      accelerator: &accelerator
+        description:
+          - V(auto) tries whether KVM works, once after each boot of the host, and falls back to emulation with a warning. This is
+            the default for a new guest.
+          - V(kvm) fails where KVM does not work.
+          - V(tcg) emulates. It is slower and no security boundary.
+        type: str
+        choices: [auto, kvm, tcg]
+      disks: &disks
+        description: The disks, all of them. One whose file is not there is made from its O(guests[].disks[].size) or base image.
+        type: list
+        elements: dict
+        suboptions: &disk_options
+          path:
+            description:
+              - The image file, or a block device. Its directory must be there.
+              - The default is C(/var/lib/labspan/guests/NAME/diskN.qcow2).
+            type: str
+          size:
+            description:
+              - The size with its unit, as in V(20G). Needed for a new disk without base image.
+              - A smaller disk grows to it when the guest is not running. A larger one is an error.
+            type: str
+          base_image:
+            description:
+              - The image that a new disk is an overlay of. It is never written to.
+              - It must be readable for O(user).
+            type: str
+          base_format:
+            description: The format of the base image. The default is what is found in it; another one is an error.
+            type: str
+            choices: [qcow2, raw, vmdk, vdi, vhdx, vpc]
+          checksum:
+            description:
+              - The checksum of the base image as C(sha256:)I(digits); C(sha512), C(sha1) and C(md5) work, too.
+              - It is checked when the overlay is made, not afterwards.
+            type: str
+          format:
+            description: The format of the disk. The default for a new one is V(qcow2); an existing one keeps its own.
+            type: str
+            choices: [qcow2, raw]
+          bus:
+            description:
+              - How the guest sees the disk. V(ide) is the built-in controller of the machine, on q35 an AHCI one.
+              - The default is V(virtio).
+            type: str
+            choices: [virtio, ide, sata, scsi, nvme]
+          read_only:
+            description: Whether the guest can only read the disk. An V(ide) or V(sata) disk cannot be read-only.
+            type: bool
+      nics: &nics
+        description: The network interfaces, all of them.
+        type: list
+        elements: dict
+        suboptions: &nic_options
+          tap:
+            description:
+              - The tap that the interface is plugged into. It must be there (M(labspan.vmnet.tap_device)), unless a bridge is given.
+            type: str
+          bridge:
+            description:
+              - The bridge that the interface is on. A tap is made for it, named by O(guests[].nics[].tap) or after the guest, and
+                removed with the guest.
+            type: str
+          user:
+            description: Use QEMU's own user-mode network, which reaches out and is not reached.
+            type: bool
+          mac:
+            description:
+              - The MAC address. The default is derived from host, guest and number of the interface, and always the same.
+            type: str
+          model:
+            description: What the guest sees. The default is V(virtio-net-pci).
+            type: str
+            choices: [virtio-net-pci, virtio-net, e1000, e1000e, rtl8139, vmxnet3]
+          queues:
+            description:
+              - The number of queues. The tap must have been made with O(labspan.vmnet.tap_device#module:multi_queue=true) exactly
+                when this is more than 1, the default.
+            type: int
+          link:
+            description: Whether the cable is plugged in. It can change while the guest runs. The default is V(true).
+            type: bool
+      kernel: &kernel
+        description: A Linux kernel to boot directly, on the managed host. The empty string goes back to booting from the disks.
+        type: str
+      initrd: &initrd
+        description: The initial RAM disk for O(kernel).
+        type: str
+      cmdline: &cmdline
+        description: The command line for O(kernel).
+        type: str
+      boot_order: &boot_order
+        description: What is tried to boot from, in this order. Without it, the firmware decides.
+        type: list
+        elements: str
+        choices: [disk, network]
+      console: &console
+        description:
+          - Whether the guest has a serial console. Its socket is C(/run/labspan/guests/NAME/console.sock), and what the guest writes
+            is kept in C(/var/lib/labspan/guests/NAME/console.log), that of the run before in C(console.log.1).
+          - The default for a new guest is V(true).
+        type: bool
+      display: &display
+        description:
+          - V(none) gives no graphics card. This is the default for a new guest.
+          - V(vnc) gives one whose screen is served on the socket C(/run/labspan/guests/NAME/display/vnc.sock).
+        type: str
+        choices: [none, vnc]
+      user: &user
+        description: The account that QEMU runs as. It must be there. The default for a new guest is V(labspan-qemu).
+        type: str
+      sandbox: &sandbox
+        description:
+          - Whether QEMU locks itself into a system call filter. The default for a new guest is V(true).
+        type: bool
+      network: &network
+        description:
+          - The network that taps made for the guest belong to. The default is the name of the bridge.
+        type: str
+      extra_args: &extra_args
+        description: More arguments for QEMU, one list entry for each word. They are passed as they are.
+        type: list
+        elements: str
+      restart: &restart
+        description:
+          - Whether a running guest may be restarted for a change that needs it.
+        type: str
+        choices: [never, if_needed]
+      shutdown_timeout: &shutdown_timeout
+        description: Seconds that the guest has to power itself off before QEMU gets SIGTERM.
+        type: float
+      force: &force
+        description:
+          - Allow SIGKILL when QEMU does not end on SIGTERM, and ending QEMU without asking the guest when its control socket is taken.
+            The guest loses what QEMU has not written yet.
+        type: bool
+      remove_disks: &remove_disks
+        description: With O(state=absent), remove the disks that were made for this guest. Others are never removed.
+        type: bool
+      wait_for: &wait_for
+        description:
+          - What a start waits for. QEMU itself must come up and answer in any case, which is all for V(nothing) and V(qmp).
+          - V(console) waits until the guest writes O(console_pattern) on its serial console.
+          - If that does not happen, the start is undone, and the error shows the end of the log.
+        type: str
+        choices: [nothing, qmp, console]
+      console_pattern: &console_pattern
+        description: A regular expression for O(wait_for=console).
+        type: str
+      wait_timeout: &wait_timeout
+        description: Seconds to wait for O(console_pattern).
+        type: float
+  state:
+    <<: *state
+    default: running
+  memory: *memory
+  cpus: *cpus
+  cpu_model: *cpu_model
+  machine: *machine
+  architecture: *architecture
+  accelerator: *accelerator
+  disks: *disks
+  nics: *nics
+  kernel: *kernel
+  initrd: *initrd
+  cmdline: *cmdline
+  boot_order: *boot_order
+  console: *console
+  display: *display
+  user: *user
+  sandbox: *sandbox
+  network: *network
+  extra_args: *extra_args
+  restart:
+    <<: *restart
+    default: never
+  shutdown_timeout:
+    <<: *shutdown_timeout
+    default: 60.0
+  force:
+    <<: *force
+    default: false
+  remove_disks:
+    <<: *remove_disks
+    default: false
+  wait_for:
+    <<: *wait_for
+    default: qmp
+  console_pattern: *console_pattern
+  wait_timeout:
+    <<: *wait_timeout
+    default: 120.0
+notes:
+  - The command line of a running guest can be seen by everybody on the host. Put no secret into O(cmdline) and O(extra_args).
+seealso:
+  - module: labspan.vmnet.linux_bridge
+  - module: labspan.vmnet.tap_device
+author:
+  - The labspan.vmnet authors (@labspan)
+"""
+
+EXAMPLES = r"""
+- name: A guest on a bridge, with an overlay on a downloaded image
+  labspan.vmnet.qemu_guest:
+    name: vm1
+    memory: 2G
+    cpus: 2
+    disks:
+      - base_image: /var/lib/libvirt/images/debian-12.qcow2
+        size: 20G
+    nics:
+      - bridge: br0
+
+- name: Two guests that boot a kernel directly, each on a tap of its own, ready when they say so
+  labspan.vmnet.qemu_guest:
+    memory: 256
+    kernel: /var/lib/labspan/tiny_guest/vmlinux
+    initrd: /var/lib/labspan/tiny_guest/initrd.img
+    cmdline: console=ttyS0 no_timer_check quiet
+    wait_for: console
+    console_pattern: "labspan: .* ready"
+    guests:
+      - name: vm1
+        nics:
+          - tap: QemuTap0
+            mac: 52:54:00:21:34:56
+      - name: vm2
+        nics:
+          - tap: QemuTap1
+            mac: 52:54:00:21:34:57
+
+- name: Give a guest more memory, now
+  labspan.vmnet.qemu_guest:
+    name: vm1
+    memory: 4G
+    restart: if_needed
+
+- name: Shut a guest down, and do not wait for more than half a minute
+  labspan.vmnet.qemu_guest:
+    name: vm1
+    state: stopped
+    shutdown_timeout: 30
+
+- name: Remove a guest with the disks that were made for it
+  labspan.vmnet.qemu_guest:
+    name: vm1
+    state: absent
+    remove_disks: true
+"""
+
+RETURN = r"""
+actions:
+  description: What was done, or in check mode would be done, in order. One sentence each.
+  type: list
+  elements: str
+  returned: success
+  sample: [Define guest vm1, Start guest vm1]
+ended_by:
+  description: >-
+    For each guest that was stopped, what it took: C(powerdown) if the guest powered itself off, else C(sigterm) or C(sigkill).
+  type: dict
+  returned: success
+  sample: {vm1: powerdown}
+taps:
+  description: The taps that were made for the guests, as M(labspan.vmnet.tap_device) returns them.
+  type: list
+  elements: dict
+  returned: success and a NIC has a bridge
+former_taps:
+  description: Always empty, because the taps that go with a guest are gone.
+  type: list
+  elements: dict
+  returned: success and taps that were made for guests go
+guests:
+  description: The guests as they are now. In check mode, as they would be.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    name: &return_name
+      description: The name.
+      type: str
+      sample: vm1
+    state: &return_state
+      description: >-
+        C(running), C(paused) or C(stopped); C(broken) if QEMU cannot go on, C(unknown) if it does not answer.
+      type: str
+      sample: running
+    pid: &return_pid
+      description: The process of QEMU, or null.
+      type: int
+      sample: 4711
+    pending_restart: &return_pending
+      description: What differs between the running guest and the one asked for and needs a restart. One sentence each.
+      type: list
+      elements: str
+      sample: ["memory is 512, wanted 2048"]
+    accelerator: &return_accelerator
+      description: C(kvm) or C(tcg); null for a guest that has never been started.
+      type: str
+      sample: kvm
+    memory: &return_memory
+      description: The memory in MiB.
+      type: int
+      sample: 512
+    cpus: &return_cpus
+      description: The number of processors.
+      type: int
+      sample: 1
+    architecture: &return_architecture
+      description: As the option.
+      type: str
+      sample: x86_64
+    machine: &return_machine
+      description: As the option.
+      type: str
+      sample: q35
+    kernel: &return_kernel
+      description: As the option, or null.
+      type: str
+      sample: /var/lib/labspan/tiny_guest/vmlinux
+    initrd: &return_initrd
+      description: As the option, or null.
+      type: str
+      sample: /var/lib/labspan/tiny_guest/initrd.img
+    cmdline: &return_cmdline
+      description: As the option, or null.
+      type: str
+      sample: console=ttyS0
+    user: &return_user
+      description: The account that QEMU runs as.
+      type: str
+      sample: labspan-qemu
+    sandbox: &return_sandbox
+      description: As the option.
+      type: bool
+      sample: true
+    disks: &return_disks
+      description: The disks. C(made) tells whether a disk was made for this guest, C(size) is in bytes.
+      type: list
+      elements: dict
+      sample:
+        - path: /var/lib/labspan/guests/vm1/disk0.qcow2
+          format: qcow2
+          bus: virtio
+          read_only: false
+          base_image: null
+          size: 21474836480
+          made: true
+    nics: &return_nics
+      description: The network interfaces.
+      type: list
+      elements: dict
+      sample:
+        - mac: "52:54:00:21:34:56"
+          model: virtio-net-pci
+          tap: QemuTap0
+          bridge: null
+          user: false
+          queues: 1
+          link: true
+    console_log: &return_console_log
+      description: What the guest writes on its serial console; null without one.
+      type: str
+      sample: /var/lib/labspan/guests/vm1/console.log
+    console_socket: &return_console_socket
+      description: The socket of the serial console; null without one, or if the guest does not run.
+      type: str
+      sample: /run/labspan/guests/vm1/console.sock
+    qmp_socket: &return_qmp_socket
+      description: QEMU's control socket; null if the guest does not run.
+      type: str
+      sample: /run/labspan/guests/vm1/qmp.sock
+    vnc_socket: &return_vnc_socket
+      description: The socket of the screen; null without one, or if the guest does not run.
+      type: str
+      sample: /run/labspan/guests/vm1/display/vnc.sock
+guest:
+  description: The guest of a task that names one by O(name); null when it is absent.
+  type: dict
+  returned: success and O(name) is given
+  contains:
+    name: *return_name
+    state: *return_state
+    pid: *return_pid
+    pending_restart: *return_pending
+    accelerator: *return_accelerator
+    memory: *return_memory
+    cpus: *return_cpus
+    architecture: *return_architecture
+    machine: *return_machine
+    kernel: *return_kernel
+    initrd: *return_initrd
+    cmdline: *return_cmdline
+    user: *return_user
+    sandbox: *return_sandbox
+    disks: *return_disks
+    nics: *return_nics
+    console_log: *return_console_log
+    console_socket: *return_console_socket
+    qmp_socket: *return_qmp_socket
+    vnc_socket: *return_vnc_socket
+"""
+
+import typing as t
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _resource, _spec
+
+DISK = {
+    "path": {"type": "str"},
+    "size": {"type": "str"},
+    "base_image": {"type": "str"},
+    "base_format": {"type": "str", "choices": list(_spec.BASE_FORMATS)},
+    "checksum": {"type": "str"},
+    "format": {"type": "str", "choices": list(_spec.FORMATS)},
+    "bus": {"type": "str", "choices": list(_spec.BUSES)},
+    "read_only": {"type": "bool"},
+}
+
+NIC = {
+    "tap": {"type": "str"},
+    "bridge": {"type": "str"},
+    "user": {"type": "bool"},
+    "mac": {"type": "str"},
+    "model": {"type": "str", "choices": list(_spec.MODELS)},
+    "queues": {"type": "int"},
+    "link": {"type": "bool"},
+}
+
+OPTIONS = {
+    "name": {"type": "str"},
+    "state": {
+        "type": "str",
+        "choices": ["running", "stopped", "paused", "restarted", "absent"],
+        "default": "running",
+    },
+    "memory": {"type": "str"},
+    "cpus": {"type": "int"},
+    "cpu_model": {"type": "str"},
+    "machine": {"type": "str"},
+    "architecture": {"type": "str"},
+    "accelerator": {"type": "str", "choices": ["auto", "kvm", "tcg"]},
+    "disks": {"type": "list", "elements": "dict", "options": DISK},
+    "nics": {"type": "list", "elements": "dict", "options": NIC},
+    "kernel": {"type": "str"},
+    "initrd": {"type": "str"},
+    "cmdline": {"type": "str"},
+    "boot_order": {"type": "list", "elements": "str", "choices": ["disk", "network"]},
+    "console": {"type": "bool"},
+    "display": {"type": "str", "choices": ["none", "vnc"]},
+    "user": {"type": "str"},
+    "sandbox": {"type": "bool"},
+    "network": {"type": "str"},
+    "extra_args": {"type": "list", "elements": "str"},
+    "restart": {"type": "str", "choices": ["never", "if_needed"], "default": "never"},
+    "shutdown_timeout": {"type": "float", "default": 60.0},
+    "force": {"type": "bool", "default": False},
+    "remove_disks": {"type": "bool", "default": False},
+    "wait_for": {"type": "str", "choices": ["nothing", "qmp", "console"], "default": "qmp"},
+    "console_pattern": {"type": "str"},
+    "wait_timeout": {"type": "float", "default": 120.0},
+}
+
+
+def main() -> None:
+    """Run the module."""
+    module = AnsibleModule(**_items.bulk_spec(OPTIONS, "guests"))
+
+    def build(params: _items.Options) -> t.Sequence[_runner.Resource[t.Any]]:
+        single = _items.is_single(params, "guests")
+        return _resource.build(_items.items(params, "guests"), single=single, check_mode=module.check_mode)
+
+    _runner.run(module, build)
+
+
+if __name__ == "__main__":
+    main()
