@@ -15,6 +15,7 @@ import hashlib
 import os
 import pwd
 import signal
+import socket
 import subprocess
 import time
 import typing as t
@@ -69,7 +70,7 @@ class Server:
     files: t.Optional[Files]
     running: bool
     configured: bool
-    """Whether the running process was started with the configuration in C(files)."""
+    """Whether the running process was started with the configuration in C(files), on the bridge that there is now."""
     informed: bool
     """Whether it has read the static leases and names in C(files)."""
     process: t.Optional[Process] = dataclasses.field(default=None, compare=False)
@@ -187,8 +188,8 @@ class Servers(Resource[State]):
             )
         if wish.router_advertisements and bridge.hears_itself:
             self.warnings.append(
-                f"{where}router_advertisements: the host takes an address, and a default route if one is offered, from its "
-                f"own advertisements, as net.ipv6.conf.{wish.bridge}.accept_ra is on and the bridge does not forward."
+                f"{where}router_advertisements: the host takes an address, and a default route if one is offered, from "
+                f"its own advertisements: net.ipv6.conf.{wish.bridge}.accept_ra is on and the bridge does not forward."
             )
         return Server(wish.name, settle(where, wish, bridge.addresses, find_account()), True, True, True)
 
@@ -284,7 +285,9 @@ def plan_server(network: str, have: t.Optional[Server], want: t.Optional[Server]
             sentence = f"Let the {subject} read its changed static leases"
             after = dataclasses.replace(want, process=have.process, leases=have.leases)
         else:
-            how = "with its changed configuration" if have.files != want.files else "with its configuration"
+            how = "with its changed configuration"
+            if have.files == want.files:
+                how = "for its bridge made again" if have.informed else "with its configuration"
             sentence = f"{'Restart' if have.running else 'Start'} the {subject} {how}"
             after = dataclasses.replace(want, leases=have.leases)
     elif want is not None:
@@ -330,13 +333,13 @@ def read_server(network: str) -> t.Optional[Server]:
         return None
     loaded = (_read(paths.loaded) or "").split()
     mine = process is not None and loaded[:2] == [str(process.pid), str(process.started)]
-    expected = _digests(files) if files else ()
+    expected = _fingerprint(files) if files else ()
     return Server(
         network,
         files,
         running=process is not None,
-        configured=mine and loaded[2:3] == list(expected[:1]),
-        informed=mine and loaded[3:4] == list(expected[1:]),
+        configured=mine and loaded[2:4] == list(expected[:2]),
+        informed=mine and loaded[4:] == list(expected[2:]),
         process=process,
         leases=leases or "",
     )
@@ -424,7 +427,7 @@ def check_dns_port(addresses: t.Iterable[Address], leaving: t.Collection[Process
         protocol = _ports.dns_port_is_taken(address)
         if protocol is None:
             continue
-        found = [process for process in _ports.holders(protocol, _ports.DNS_PORT) if process not in leaving]
+        found = [process for process in _ports.holders(protocol, _ports.DNS_PORT, address) if process not in leaving]
         if found:
             names = " or ".join(_ports.name_process(process) for process in found)
             raise Refused(
@@ -517,11 +520,16 @@ def _stop(paths: Paths, server: t.Optional[Server]) -> None:
 def _record(paths: Paths, process: Process, files: Files) -> None:
     if read_pid_file(paths.pid) != process:
         write_pid_file(paths.pid, process)
-    _write(paths.loaded, " ".join([str(process.pid), str(process.started), *_digests(files)]) + "\n")
+    _write(paths.loaded, " ".join([str(process.pid), str(process.started), *_fingerprint(files)]) + "\n")
 
 
-def _digests(files: Files) -> tuple[str, str]:
-    return _digest(files.configuration), _digest(f"{files.reservations}\0{files.names}")
+def _fingerprint(files: Files) -> tuple[str, str, str]:
+    """What a process has read. Its socket is bound to a bridge's number, and is deaf when the bridge is made again."""
+    try:
+        index = socket.if_nametoindex(bridge_of(files.configuration) or "")
+    except OSError:
+        index = 0
+    return str(index), _digest(files.configuration), _digest(f"{files.reservations}\0{files.names}")
 
 
 def _digest(text: str) -> str:

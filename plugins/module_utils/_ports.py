@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import os
 import socket
+import sys
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process, argv_of, identify
@@ -19,6 +21,8 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._values import Addre
 
 DHCP_PORT = 67
 DNS_PORT = 53
+
+IP = t.Union[ipaddress.IPv4Address, ipaddress.IPv6Address]
 
 _TABLES = {"udp": ("udp", "udp6"), "tcp": ("tcp", "tcp6")}
 _TCP_LISTENING = "0A"
@@ -55,9 +59,14 @@ def dns_port_is_taken(address: Address) -> t.Optional[str]:
     return None
 
 
-def holders(protocol: str, port: int) -> list[Process]:
-    """The processes of this network namespace that hold the port, on whatever address or interface."""
-    inodes = {inode for table in _TABLES[protocol] for inode in _inodes(table, port)}
+def holders(protocol: str, port: int, address: t.Optional[Address] = None) -> list[Process]:
+    """The processes of this network namespace that hold the port, at this address or at any."""
+    inodes = {
+        inode
+        for table in _TABLES[protocol]
+        for local, inode in _sockets(table, port)
+        if address is None or local == address.ip or local.is_unspecified
+    }
     links = {f"socket:[{inode}]" for inode in inodes}
     found = []
     for entry in os.listdir("/proc") if links else ():
@@ -75,7 +84,7 @@ def name_process(process: Process) -> str:
     return f"{' '.join(argv) or 'a process that just ended'} (pid {process.pid})"
 
 
-def _inodes(table: str, port: int) -> t.Iterator[str]:
+def _sockets(table: str, port: int) -> t.Iterator[tuple[IP, str]]:
     try:
         with open(f"/proc/net/{table}", encoding="ascii") as file:
             lines = file.read().splitlines()[1:]
@@ -85,8 +94,15 @@ def _inodes(table: str, port: int) -> t.Iterator[str]:
         fields = line.split()
         if table.startswith("tcp") and fields[3] != _TCP_LISTENING:
             continue
-        if int(fields[1].rpartition(":")[2], 16) == port:
-            yield fields[9]
+        words, _colon, number = fields[1].partition(":")
+        if int(number, 16) == port:
+            yield _decode(words), fields[9]
+
+
+def _decode(words: str) -> IP:
+    """An address as the kernel prints it: words of 32 bits in the byte order of the machine."""
+    parts = [int(words[start : start + 8], 16).to_bytes(4, sys.byteorder) for start in range(0, len(words), 8)]
+    return ipaddress.ip_address(b"".join(parts))
 
 
 def _holds(pid: str, links: t.Collection[str]) -> bool:
