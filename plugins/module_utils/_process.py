@@ -3,8 +3,8 @@
 
 """Long-running programs of ours: start them detached, know them again, wait for them, end them.
 
-A number alone does not name a process, because the kernel uses numbers again. A process is its number and its start time
-(field 22 of /proc/PID/stat), and that pair is what a pid file holds.
+A number alone does not name a process, because the kernel uses numbers again. A process is its number and its start
+time (field 22 of /proc/PID/stat), and that pair is what a pid file holds.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
@@ -66,7 +66,7 @@ class Account:
 
 
 def find_account(name: str, *, extra_groups: t.Iterable[str] = ()) -> t.Optional[Account]:
-    """The account with its groups, plus those of C(extra_groups) that the host has; None when there is no such account."""
+    """The account with its groups and those of C(extra_groups) that exist; None when there is no such account."""
     try:
         entry = pwd.getpwnam(name)
     except KeyError:
@@ -153,7 +153,7 @@ def spawn(
     The new process writes the pid file itself before it becomes the program, so that it is never running unrecorded,
     even when the caller is killed in between. A lock that the caller holds with flock(2) stays held until then.
 
-    C(output) is a file that gets what the program writes to its standard output and error. C(account) is whom it runs as.
+    C(output) is a file that gets what the program writes to its standard output and error, C(account) whom it runs as.
     C(descriptors) maps the numbers that the program shall find (from 3 on) to descriptors of the caller.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)

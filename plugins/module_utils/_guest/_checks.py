@@ -187,13 +187,10 @@ def disk_problems(spec: GuestSpec, disk: Disk, image: t.Optional[Image], *, runn
         return problems
     if disk.size is None and disk.base_image is None:
         return [
-            f"the disk {disk.path} of guest {spec.name} does not exist. Give its size, or a base_image, to have it made, "
-            "or correct the path."
+            f"the disk {disk.path} of guest {spec.name} does not exist. Give its size, or a base_image, to have it "
+            "made, or correct the path."
         ]
     problems = _disks.base_problems(disk)
-    directory = os.path.dirname(disk.path)
-    if not os.path.isdir(directory) and directory != os.path.join(STATE_ROOT, spec.name):
-        problems.append(f"the directory {directory} of the disk {disk.path} does not exist. Make it first.")
     if disk.format != "raw" and _deps.find_program("qemu-img") is None:
         problems.append(
             f"the program qemu-img is needed to make the disk {disk.path} and is not on the managed host. Install the "
@@ -202,6 +199,17 @@ def disk_problems(spec: GuestSpec, disk: Disk, image: t.Optional[Image], *, runn
     if not problems:
         wrong = _disks.checksum_problem(disk)
         problems += [wrong] if wrong else []
+    return problems
+
+
+def missing_for_disk(spec: GuestSpec, disk: Disk) -> list[str]:
+    """What has to be there before a disk can be made."""
+    problems = []
+    directory = os.path.dirname(disk.path)
+    if not os.path.isdir(directory) and directory != os.path.join(STATE_ROOT, spec.name):
+        problems.append(f"the directory {directory} of the disk {disk.path} does not exist. Make it first.")
+    if disk.base_image is not None and not os.path.exists(disk.base_image):
+        problems.append(f"the base image {disk.base_image} of guest {spec.name} does not exist on the managed host.")
     return problems
 
 

@@ -160,7 +160,7 @@ def chain(path: str) -> list[Image]:
         image = inspect(current)
         if image is None:
             below = f", on which {images[-1].path} is built," if images else ""
-            raise Refused(f"the base image {current}{below} does not exist.")
+            raise Refused(f"the image {current}{below} does not exist.")
         if image.external:
             raise Refused(
                 f"the image {image.path} keeps or reads data elsewhere than in image files"

@@ -175,7 +175,9 @@ class Guests(Resource[State]):
             new = {change.after.path for change in drafts[name] if isinstance(change, _state.CreateDisk)}
             for disk in want.spec.disks:
                 image = have[name].images.get(disk.path)
-                if image is not None or disk.path in new:
+                missing = _checks.missing_for_disk(want.spec, disk) if disk.path in new else []
+                problems += self._unless_checking(missing)
+                if not missing and (image is not None or disk.path in new):
                     problems += _checks.disk_problems(want.spec, disk, image, running=running)
         return problems
 
