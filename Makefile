@@ -19,6 +19,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,ANSIBLE_COL
 
 SCENARIOS ?= private routed nat
 PYTEST_ARGS ?=
+BENCHMARK_ARGS ?=
 , := ,
 say = @printf '\n\033[1m== %s\033[0m\n' "$(1)"
 
@@ -142,7 +143,7 @@ molecule: ## Run the scenarios with real guests: create, converge, idempotence, 
 .PHONY: benchmark
 benchmark: ## Measure the modules against the notes' commands and Ansible's own cost, side by side
 	@tests/setup.sh
-	@$(AS_ROOT) .venv/newest/bin/python tests/benchmark/run.py
+	@$(AS_ROOT) .venv/newest/bin/python tests/benchmark/run.py $(BENCHMARK_ARGS)
 
 .PHONY: docs
 docs: ## Render the documentation of modules and roles to .build/docs
