@@ -8,6 +8,7 @@ A test that does not depend on the target's libraries takes the mark C(one_inter
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -30,6 +31,7 @@ def _interpreters() -> list[str]:
     return [path for path in candidates if _can_import_pyroute2(path)]
 
 
+@functools.lru_cache(maxsize=None)  # asked for every test
 def _can_import_pyroute2(interpreter: str) -> bool:
     try:
         return subprocess.run([interpreter, "-c", "import pyroute2"], capture_output=True, check=False).returncode == 0
