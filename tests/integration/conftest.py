@@ -31,7 +31,7 @@ def _interpreters() -> list[str]:
     return [path for path in candidates if _can_import_pyroute2(path)]
 
 
-@functools.lru_cache(maxsize=None)  # asked for every test
+@functools.cache  # asked for every test
 def _can_import_pyroute2(interpreter: str) -> bool:
     try:
         return subprocess.run([interpreter, "-c", "import pyroute2"], capture_output=True, check=False).returncode == 0
