@@ -150,7 +150,7 @@ def _plan_absent(have: Bridge, want: WantedBridge, around: Surroundings) -> list
             foreign_ports=foreign,
         )
     detached = [_links.attach(f"interface {port}", port, have.ports[port], None) for port in sorted(have.ports)]
-    bare = dataclasses.replace(have, ports={}, closed=None)
+    bare = dataclasses.replace(have, ports={})
     deleted = Existence(what, f"Delete {what}", bare, None)
     return [*detached, deleted, *_open_up(want, around)]
 

@@ -104,7 +104,7 @@ def plan_taps(
         for change in _plan_tap(have.get(want.name), want, stale.get(want.name), boot, bridges, want.name in recreated)
     ]
     _refuse_held(steps, wanted, find_holders)
-    return sorted(steps, key=_phase)
+    return sorted(steps, key=lambda change: _phase(change, stale))
 
 
 def state_after(have: t.Mapping[str, Tap], changes: t.Iterable[Change]) -> dict[str, Tap]:
@@ -253,9 +253,10 @@ def _refuse_held(steps: t.Sequence[Change], wanted: t.Sequence[WantedTap], find_
         )
 
 
-def _phase(change: Change) -> int:
+def _phase(change: Change, stale: t.Container[str]) -> int:
     if isinstance(change, Adoption):
-        return 0 if change.after is not None else 5
+        # A record that is out of date goes first, or it would be taken for one about the tap that is made next.
+        return 0 if change.after is not None or t.cast(Record, change.before).name in stale else 5
     if isinstance(change, Existence):
         return 1 if change.after is None else 2
     return 3 if isinstance(change, Setting) and change.setting == "alias" else 4
