@@ -13,6 +13,9 @@ import statistics
 import time
 import typing as t
 
+#: What all else is compared with.
+PING = "playbook of one ping"
+
 Step = t.Callable[[], None]
 
 

@@ -26,7 +26,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmark.measure import Contender, Goal, Rounds, race, table  # noqa: E402
+from benchmark import nat  # noqa: E402
+from benchmark.measure import PING, Contender, Goal, Rounds, race, table  # noqa: E402
 from support.hosts import Host  # noqa: E402
 
 BRIDGE = "bench0"
@@ -37,7 +38,6 @@ SIZES = (1, 10, 100, 1000)
 LARGEST_LOOP = 100
 BEGIN, END = "<!-- benchmark: begin -->\n", "<!-- benchmark: end -->\n"
 
-PING = "playbook of one ping"
 MODULE = "tap_device, whole playbook"
 PROCESS = "tap_device, its process alone"
 NOTES = "the notes: one ip process per command"
@@ -231,9 +231,11 @@ def main() -> int:
     options = parser.parse_args()
 
     found = measure_taps(options.sizes, options.rounds, options.interpreter)
-    goals = tap_goals(found)
+    network = nat.measure(options.rounds, _say)
+    goals = [*tap_goals(found), *network.goals()]
     text = f"{machine(options.interpreter)}. Medians of {options.rounds} interleaved rounds.\n\n"
     text += table(["ratio", "wanted", "measured", "met"], [goal.row() for goal in goals])
+    text += f"\nTasks of the `nat` role that reached the host: {network.host_tasks}.\n"
     text += tap_tables(found)
 
     build = ROOT / ".build"
