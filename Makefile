@@ -11,6 +11,7 @@ export PATH := $(CURDIR)/.venv/newest/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
 export ANSIBLE_PIPELINING := true
 export ANSIBLE_LOCALHOST_WARNING := false
+export ANSIBLE_CALLBACK_RESULT_FORMAT := yaml
 export ANSIBLE_HOME := $(CURDIR)/.build/ansible
 unexport PYTHONPATH ANSIBLE_CONFIG
 
