@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import ACCELERATOR_MEMORY
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account
 
@@ -89,12 +90,10 @@ def _is_x86(architecture: str) -> bool:
 
 def _run(argv: t.Sequence[str], architecture: str, account: Account) -> Verdict:
     try:
-        done = subprocess.run(
+        done = _commands.run(
             argv,
-            input=b'{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n',
-            capture_output=True,
+            stdin='{"execute": "qmp_capabilities"}\n{"execute": "quit"}\n',
             timeout=_PATIENCE,
-            check=False,
             user=account.uid,
             group=account.gid,
             extra_groups=account.groups,
@@ -104,7 +103,7 @@ def _run(argv: t.Sequence[str], architecture: str, account: Account) -> Verdict:
         return Verdict(False, f"a trial guest hung for {_PATIENCE:g} seconds")
     except OSError as error:
         return Verdict(False, f"the trial could not be started ({error.strerror})")
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    said = done.stderr.strip().splitlines()
     expected = _SIGN_OF_LIFE if _is_x86(architecture) else 0
     if done.returncode == expected:
         return Verdict(True, "a trial guest ran")

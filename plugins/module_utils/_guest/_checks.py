@@ -76,8 +76,11 @@ def account_problem(spec: GuestSpec) -> str:
     )
 
 
-def tap_problems(spec: GuestSpec, network: Network, own_pid: t.Optional[int]) -> list[str]:
-    """Why the guest's NICs cannot be connected; taps that are not there are told apart by C(missing_taps)."""
+def tap_problems(spec: GuestSpec, network: Network, leaving: t.Collection[int]) -> list[str]:
+    """Why the guest's NICs cannot be connected; taps that are not there are told apart by C(missing_taps).
+
+    C(leaving) are the processes that end before the guest starts.
+    """
     problems = []
     for index, nic in enumerate(spec.nics):
         if nic.tap is None or nic.tap in missing_taps(spec, network):
@@ -101,7 +104,7 @@ def tap_problems(spec: GuestSpec, network: Network, own_pid: t.Optional[int]) ->
                 "multi_queue: true, or leave queues out."
             )
         holder = network.holders.get(nic.tap)
-        if holder is not None and holder.pid != own_pid:
+        if holder is not None and holder.pid not in leaving:
             problems.append(f"{where} the tap {nic.tap} is in use by {holder}. Stop that process, or name another tap.")
     return problems
 

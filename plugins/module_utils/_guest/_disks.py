@@ -18,10 +18,9 @@ import hashlib
 import os
 import stat
 import struct
-import subprocess
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import FORMATS, Disk
 
@@ -255,7 +254,7 @@ def grow(disk: Disk) -> None:
 
 def _qemu_img(words: t.Sequence[str], purpose: str) -> None:
     program = _deps.program("qemu-img", purpose=f"to {purpose}")
-    done = subprocess.run([program, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = _commands.run([program, *words])
     if done.returncode:
         raise SystemFailure(f"qemu-img could not {purpose}: {(done.stderr or done.stdout).strip()}")
 

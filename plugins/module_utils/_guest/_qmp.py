@@ -19,6 +19,8 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Syste
 #: sizeof(sun_path) - 1 (linux/un.h).
 _PATH_LENGTH = 107
 
+_QUEUE = 32
+
 
 class QmpError(SystemFailure):
     """QEMU refused a command."""
@@ -45,7 +47,8 @@ def listen(path: str, uid: int, gid: int) -> socket.socket:
     finally:
         os.umask(before)
     os.chown(path, uid, gid)
-    listener.listen(1)
+    # While a program is connected QEMU accepts nobody, and everybody who asks and gives up stays in the queue.
+    listener.listen(_QUEUE)
     return listener
 
 
@@ -60,6 +63,9 @@ class Qmp:
         self._socket.settimeout(timeout)
         try:
             self._socket.connect(path)
+        except (BlockingIOError, socket.timeout):  # nobody has been accepted for so long that the queue is full
+            self._socket.close()
+            raise self._silent() from None
         except OSError as error:
             self._socket.close()
             raise QmpClosed(f"QEMU's control socket {path} does not answer ({error.strerror or error}).") from error
@@ -101,16 +107,19 @@ class Qmp:
         """The run state: C(running), C(paused), C(prelaunch), ..."""
         return str(self.execute("query-status")["status"])
 
+    def _silent(self) -> QmpSilent:
+        return QmpSilent(
+            f"QEMU has not answered on {self._path} for {self._timeout:g} seconds: it hangs, or another program is "
+            "connected to its control socket (QEMU talks to one at a time)."
+        )
+
     def _message(self, deadline: float) -> dict[str, t.Any]:
         while b"\n" not in self._received:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
                 received = self._socket.recv(1 << 16)
             except socket.timeout:
-                raise QmpSilent(
-                    f"QEMU has not answered on {self._path} for {self._timeout:g} seconds: it hangs, or another "
-                    "program is connected to its control socket (QEMU talks to one at a time)."
-                ) from None
+                raise self._silent() from None
             except OSError as error:
                 raise QmpClosed(f"QEMU closed its control socket {self._path} ({error.strerror or error}).") from error
             if not received:

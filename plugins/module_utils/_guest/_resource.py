@@ -70,13 +70,15 @@ class Guests(Resource[State]):
         wants = {wish.name: self._want(wish, have[wish.name]) for wish in self._wishes}
         drafts = {name: _state.plan(have[name], want) for name, want in wants.items()}
         starting = [name for name, changes in drafts.items() if any(isinstance(c, _state.Start) for c in changes)]
+        self._stopping = {
+            change.guest for changes in drafts.values() for change in changes if isinstance(change, _state.Stop)
+        }
         problems = self._disk_problems(have, wants, drafts)
         problems += self._start_problems(have, wants, starting, ahead)
         _refuse(problems)
         for name in starting:
             wants[name] = self._with_accelerator(wants[name])
         changes = [change for name, want in wants.items() for change in _state.plan(have[name], want)]
-        self._stopping = {change.guest for change in changes if isinstance(change, _state.Stop)}
         self._warn(have, wants)
         return sorted(changes, key=_state.phase)
 
@@ -190,9 +192,8 @@ class Guests(Resource[State]):
         network = _network(specs, ahead)
         problems: list[str] = []
         for spec in specs:
-            process = have[spec.name].process
             problems += _checks.program_problems(spec)
-            problems += _checks.tap_problems(spec, network, process.pid if process else None)
+            problems += _checks.tap_problems(spec, network, self.leaving())
             problems += self._unless_checking(
                 [_checks.missing_tap_problem(spec, tap) for tap in _checks.missing_taps(spec, network)]
             )
