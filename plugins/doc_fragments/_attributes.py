@@ -19,7 +19,7 @@ attributes:
     details:
       - Nothing is written. The result carries the predicted state.
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
+    description: Returns details on what has changed (or would change, in C(check_mode)), when in diff mode.
     support: full
   idempotent:
     description:
@@ -51,7 +51,7 @@ attributes:
     details:
       - This action does not modify state.
   diff_mode:
-    description: Will return details on what has changed (or possibly needs changing in C(check_mode)), when in diff mode.
+    description: Returns details on what has changed (or would change, in C(check_mode)), when in diff mode.
     support: N/A
     details:
       - This action does not modify state.

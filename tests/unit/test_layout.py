@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import pathlib
 import re
 import typing as t
@@ -29,6 +30,7 @@ def _name(path: pathlib.Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@functools.cache
 def _tree(path: pathlib.Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
@@ -62,10 +64,6 @@ def _calls(tree: ast.AST) -> t.Iterator[str]:
             yield node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-def _strings(tree: ast.AST) -> set[str]:
-    return {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-
-
 def third_party_imports(tree: ast.AST) -> set[str]:
     """The libraries that a managed host may lack, of those that the code imports."""
     return {name.split(".")[0] for name in _imports(tree)} & THIRD_PARTY
@@ -85,8 +83,23 @@ def shell_calls(tree: ast.AST) -> list[int]:
 
 
 def programs_of_the_firewall(tree: ast.AST) -> set[str]:
-    """The firewall's programs, of those that the code names in a string of their own."""
-    return {text for text in _strings(tree) if re.fullmatch(r"nft|ip6?tables(-\w+)*|conntrack", text)}
+    """The firewall's programs, of those that the code names in a string of their own.
+
+    Asking the gate whether the host has one is everybody's right.
+    """
+    asked = {
+        id(node.args[0])
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "find_program" and node.args
+    }
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and id(node) not in asked
+        and re.fullmatch(r"nft|ip6?tables(-\w+)*|conntrack", node.value)
+    }
 
 
 # Plugins
@@ -221,4 +234,5 @@ def test_the_checks_see_what_they_are_there_to_see() -> None:
     assert shell_calls(ast.parse("os.system('ls')")) == [1]
     assert not shell_calls(ast.parse("subprocess.run(['ls'], shell=False)"))
     assert programs_of_the_firewall(ast.parse("run(['nft', '-j', 'the nft program'])")) == {"nft"}
+    assert not programs_of_the_firewall(ast.parse("_deps.find_program('nft')"))
     assert "fail_json" in _calls(ast.parse("module.fail_json(msg='x')"))

@@ -11,9 +11,7 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
-import subprocess
-
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 
 
@@ -26,7 +24,7 @@ def forget(direction: str, address: str) -> None:
     """Forget every flow whose C(direction), an option of conntrack such as C(--orig-src), is the address or subnet."""
     conntrack = _deps.program("conntrack", purpose="to forget flows")
     command = [conntrack, "-D", "-f", "ipv6" if ":" in address else "ipv4", direction, address]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = _commands.run(command)
     # It ends with 1 when there was nothing to forget.
     if result.returncode != 0 and "0 flow entries" not in result.stderr:
         raise SystemFailure(f"conntrack does not forget the flows of {address}: {' '.join(result.stderr.split())}")

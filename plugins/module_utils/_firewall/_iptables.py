@@ -14,7 +14,7 @@ import os
 import subprocess
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import MissingDependency, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._nft import BaseChain
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import Saved, World, parse
@@ -95,5 +95,4 @@ def _version(program: str) -> str:
 
 
 def _run(command: t.Sequence[str], script: t.Optional[str] = None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C"}
-    return subprocess.run(command, input=script, capture_output=True, text=True, check=False, env=environment)
+    return _commands.run(command, stdin=script or "")

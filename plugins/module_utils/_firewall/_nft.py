@@ -12,11 +12,10 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _child
 
@@ -118,8 +117,7 @@ def _run(arguments: t.Sequence[str], *, purpose: str, script: t.Optional[str] = 
 
 def _try(arguments: t.Sequence[str], script: t.Optional[str] = None) -> subprocess.CompletedProcess[str]:
     nft = _deps.program("nft", purpose="for the rules of the network")
-    environment = {**os.environ, "LC_ALL": "C"}
-    return subprocess.run([nft, *arguments], input=script, capture_output=True, text=True, check=False, env=environment)
+    return _commands.run([nft, *arguments], stdin=script or "")
 
 
 def _failure(purpose: str, result: subprocess.CompletedProcess[str]) -> SystemFailure:

@@ -226,8 +226,8 @@ def subnets_in(rules: t.Union[str, Own, None]) -> list[str]:
         ]
     else:
         named = [word for several, one in _SOURCE.findall(rules or "") for word in (several or one).split(", ")]
-    bare = {source.split("/")[0] for source in ANY_HOST}
-    return [subnet for subnet in dict.fromkeys(named) if subnet.split("/")[0] not in bare]
+    bare = {source.partition("/")[0] for source in ANY_HOST}
+    return [subnet for subnet in dict.fromkeys(named) if subnet.partition("/")[0] not in bare]
 
 
 _DNAT = re.compile(r"\bdnat ip6? to (?:\[([^\]]*)\]|([^:\s]+|\S+))")
