@@ -16,11 +16,10 @@ import os
 import pwd
 import signal
 import socket
-import subprocess
 import time
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _ports
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _ports
 from ansible_collections.labspan.vmnet.plugins.module_utils._dnsmasq import (
     Account,
     Files,
@@ -149,6 +148,7 @@ class Servers(Resource[State]):
         return State(servers, read_bridges(wanted) if wanted else {})
 
     def plan(self, have: State, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
+        have = State(have.servers, {**have.bridges, **foreseen_bridges(have.bridges, ahead)})
         changes: list[Serve] = []
         untested: list[tuple[str, Server]] = []
         for index, wish in enumerate(self._wishes):
@@ -315,6 +315,16 @@ def read_bridges(names: t.Collection[str]) -> dict[str, Bridge]:
     }
 
 
+def foreseen_bridges(bridges: t.Mapping[str, Bridge], ahead: t.Mapping[str, t.Any]) -> dict[str, Bridge]:
+    """The bridges as a resource before this one in the same run is going to leave them."""
+    foreseen = {}
+    for name, bridge in ahead["bridges"].bridges.items() if "bridges" in ahead else ():
+        if bridge is not None:
+            now = bridges.get(name, Bridge("bridge", (), False, False))
+            foreseen[name] = dataclasses.replace(now, addresses=tuple(entry.address for entry in bridge.addresses))
+    return foreseen
+
+
 def _accepts_advertisements(bridge: str) -> bool:
     settings = f"/proc/sys/net/ipv6/conf/{bridge}"
     accepts, forwards = ((_read(f"{settings}/{name}") or "0").strip() for name in ("accept_ra", "forwarding"))
@@ -375,15 +385,7 @@ def find_account() -> Account:
 
 def check_syntax(dnsmasq: str, network: str, configuration: str) -> None:
     """Raise when dnsmasq does not take the configuration."""
-    done = subprocess.run(
-        [dnsmasq, "--test", "--conf-file=-"],
-        input=configuration,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"LC_ALL": "C.UTF-8", "PATH": os.defpath},
-        cwd="/",
-    )
+    done = _commands.run([dnsmasq, "--test", "--conf-file=-"], stdin=configuration, cwd="/")
     if done.returncode:
         lines = configuration.splitlines()
         found = done.stderr.strip()

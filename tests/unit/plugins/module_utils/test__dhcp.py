@@ -6,10 +6,19 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
+import types
 import typing as t
 
 import pytest
-from ansible_collections.labspan.vmnet.plugins.module_utils._dhcp import Server, Servers, build, plan_server
+from ansible_collections.labspan.vmnet.plugins.module_utils._dhcp import (
+    Bridge,
+    Server,
+    Servers,
+    build,
+    foreseen_bridges,
+    plan_server,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._dnsmasq import Files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
@@ -107,3 +116,15 @@ def test_a_bridge_has_one_server() -> None:
 def test_entries_take_what_they_leave_out_from_the_top() -> None:
     with pytest.raises(InvalidInput, match=r"servers\[0\].lease_time: 'soon'"):
         build({"name": None, "state": "present", "lease_time": "soon", "servers": [{"name": "a"}]}, check_mode=False)
+
+
+def test_a_bridge_that_the_same_run_makes_is_served_with_its_coming_addresses() -> None:
+    address = ipaddress.ip_interface("10.97.8.1/24")
+    coming = types.SimpleNamespace(addresses=(types.SimpleNamespace(address=address),))
+    ahead = {"bridges": types.SimpleNamespace(bridges={"br0": coming, "br1": coming, "br2": None})}
+    there = {"br1": Bridge("bridge", (), default_route=True, hears_itself=True)}
+    assert foreseen_bridges(there, ahead) == {
+        "br0": Bridge("bridge", (address,), default_route=False, hears_itself=False),
+        "br1": Bridge("bridge", (address,), default_route=True, hears_itself=True),
+    }
+    assert foreseen_bridges(there, {}) == {}
