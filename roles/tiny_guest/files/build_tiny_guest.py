@@ -61,10 +61,7 @@ exec </dev/console >/dev/console 2>&1
 mkdir /dev/pts && mount -t devpts devpts /dev/pts
 dmesg -n 1
 
-say() {
-    read -r _name </proc/sys/kernel/hostname
-    echo "labspan: $_name $*" >/dev/console
-}
+. /lib/labspan/say.sh
 
 # --- drivers --------------------------------------------------------------------------------------
 . /lib/labspan/modules.sh
@@ -167,7 +164,9 @@ for item in $routes; do
 done
 for item in $gateways; do
     nic=$(nic_of "$item") gateway=$(value_of "$item")
-    ip "$(family_of "$gateway")" route add default via "$gateway" dev "$nic" || say "cannot set gateway $item"
+    # A router advertisement may have brought a default route with metric 1024 already.
+    case $gateway in *:*) metric="metric 512" ;; *) metric= ;; esac
+    ip "$(family_of "$gateway")" route add default via "$gateway" dev "$nic" $metric || say "cannot set gateway $item"
 done
 if [ "$dhcp" = yes ]; then
     for nic in $nics; do
@@ -205,7 +204,7 @@ power_button() {
 # A prompt would sit in the middle of the lines above: it comes when somebody is there to see it.
 echo "labspan: $hostname console, press Enter for a shell"
 while :; do
-    setsid cttyhack sh -c 'read -r _line; exec sh -l'
+    setsid cttyhack sh -c 'read -r _line; touch /run/labspan/shell; exec sh -l'
 done
 """
 
@@ -219,13 +218,18 @@ cat >/etc/hosts <<END
 END
 """
 
+SAY = r"""say() {
+    read -r _name </proc/sys/kernel/hostname
+    # A shell on the console leaves its prompt at the beginning of the line.
+    _break=
+    [ -e /run/labspan/shell ] && _break='\n'
+    printf "$_break%s\n" "labspan: $_name $*" >/dev/console
+}
+"""
+
 REPORT = r"""#!/bin/sh
 # Tell each address on the console as soon as it can be used, and "ready" when all that was asked for are there.
-say() {
-    read -r _name </proc/sys/kernel/hostname
-    echo "labspan: $_name $*" >/dev/console
-    echo "$*" >>/run/labspan/status
-}
+. /lib/labspan/say.sh
 
 report_addresses() {
     # 2: eth0    inet 10.0.0.5/24 brd 10.0.0.255 scope global eth0 ...
@@ -235,10 +239,9 @@ report_addresses() {
         case " $known " in *" $nic,$address "*) continue ;; esac
         known="$known $nic,$address"
         say "address $nic $address"
-        for wish in "$nic $family" "$nic $address"; do
-            wish=/run/labspan/expected/$(echo "$wish" | tr ' /' '-_')
-            [ -e "$wish" ] && rm "$wish"
-        done
+        # What DHCP is expected to bring is there when its routes are, too: udhcpc.sh tells.
+        [ "$family" = inet6 ] && rm -f "/run/labspan/expected/$nic-inet6"
+        rm -f "/run/labspan/expected/$(echo "$nic-$address" | tr / _)"
     done </run/labspan/addresses
 }
 
@@ -283,6 +286,8 @@ forget() {
 case $1 in
     deconfig) forget ;;
     bound | renew)
+        # First, since what is said about the address begins with the name.
+        [ -n "$hostname" ] && [ ! -e /run/labspan/hostname_is_fixed ] && set_hostname "$hostname"
         [ -r "$state" ] && read -r old <"$state" || old=
         new=$ip/${mask:-24}
         if [ "$old" != "$new" ]; then
@@ -308,7 +313,7 @@ case $1 in
             for server in $dns; do echo "nameserver $server"; done
         } >"/run/labspan/resolv.$interface"
         cat /run/labspan/resolv.* >/etc/resolv.conf
-        [ -n "$hostname" ] && [ ! -e /run/labspan/hostname_is_fixed ] && set_hostname "$hostname"
+        rm -f "/run/labspan/expected/$interface-inet"
         ;;
 esac
 exit 0
@@ -652,6 +657,7 @@ def initramfs(kernel: Kernel, busybox: Busybox) -> bytes:
     archive.file("srv/cgi-bin/index.cgi", INDEX, 0o755)
     archive.file("lib/labspan/modules.sh", modules_script(orders, kernel.modules))
     archive.file("lib/labspan/report.sh", REPORT, 0o755)
+    archive.file("lib/labspan/say.sh", SAY)
     archive.file("lib/labspan/udhcpc.sh", UDHCPC, 0o755)
     for name in dict.fromkeys(name for order in orders.values() for name in order):
         archive.file(f"lib/labspan/{name}.ko", kernel.modules[name].image)
