@@ -20,7 +20,7 @@ import time
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _deps
-from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _child, _xtables
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import Options, Own, World
 
@@ -35,6 +35,8 @@ _MATCH_OPTIONS = {
     "--icmp-type": "icmp",
     "--icmpv6-type": "icmp6",
 }
+# The library knows another name than iptables.
+_PROTOCOLS = {"ipv6-icmp": "icmpv6"}
 _TARGET_OPTIONS = ("--to-destination", "--to-ports", "--random")
 
 
@@ -60,7 +62,9 @@ def apply(world: World, table: str, have: Own, want: Own, comment: str) -> None:
 
 def _commit(iptc: t.Any, family: int, name: str, have: Own, want: Own, comment: str) -> None:
     for _attempt in range(_ATTEMPTS):
-        table = iptc.Table6(name) if family == 6 else iptc.Table(name)
+        kind = iptc.Table6 if family == 6 else iptc.Table
+        kind.ALL = [name]  # to learn whether a target is a chain, the library opens, and so registers, all of these
+        table = kind(name)
         table.autocommit = False
         table.refresh()
         _rewrite(iptc, table, family, have, want, comment)
@@ -103,10 +107,10 @@ def _rewrite(iptc: t.Any, table: t.Any, family: int, have: Own, want: Own, comme
 def _rule(iptc: t.Any, family: int, options: Options) -> t.Any:
     rule = iptc.Rule6() if family == 6 else iptc.Rule()
     given = dict(options)
-    for option, attribute in _RULE_OPTIONS.items():
-        if option in given:
-            setattr(rule, attribute, given[option])
     try:
+        for option, attribute in _RULE_OPTIONS.items():
+            if option in given:
+                setattr(rule, attribute, _PROTOCOLS.get(given[option], given[option]))
         if "--dport" in given:
             rule.create_match(given["-p"]).dport = given["--dport"]
         for option, match in _MATCH_OPTIONS.items():
@@ -117,13 +121,11 @@ def _rule(iptc: t.Any, family: int, options: Options) -> t.Any:
             if option in given:
                 setattr(target, option[2:].replace("-", "_"), given[option])
         rule.target = target
-    except LabspanError:
-        raise
     except Exception as error:  # the library's errors have several roots, AttributeError among them
         raise SystemFailure(
-            f"python-iptables does not know how to write {' '.join(_xtables.arguments(options))!r} ({error}). It "
-            "cannot use some options of iptables 1.8.10 and later: give port_forwards a host_address, leave out random, or "
-            "use backend: nftables or iptables."
+            f"python-iptables cannot write the rule {' '.join(_xtables.arguments(options))!r} ({error}). It does not "
+            "know some options of iptables 1.8.10 and later: give port_forwards a host_address, leave "
+            "out random, or use backend: nftables or iptables."
         ) from error
     return rule
 

@@ -58,6 +58,11 @@ with socket.socket(family, socket.SOCK_DGRAM) as out:
 """
 
 
+def rules(saved: str) -> list[str]:
+    """What iptables-save prints, without comments and counters."""
+    return [line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")]
+
+
 class Lab:
     """The host and everybody around it; C(guest), C(other) and C(lan) are namespaces of the host's own."""
 
@@ -65,6 +70,7 @@ class Lab:
         self.host = host
         self._servers: list[subprocess.Popen[str]] = []
         host.run("mount", "-t", "tmpfs", "tmpfs", "/etc/sysctl.d")
+        self._no_detection("host")
         self._batch(
             f"link add {BRIDGE} type bridge",
             f"addr add {GATEWAY4}/24 dev {BRIDGE}",
@@ -98,6 +104,7 @@ class Lab:
     ) -> None:
         outer = f"ls{name}" if bridge else UPLINK
         self.host.run("ip", "netns", "add", name)
+        self._no_detection(name)
         self.host.run("ip", "link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", name)
         if bridge:
             self.host.run("ip", "link", "set", outer, "master", bridge, "up")
@@ -106,6 +113,10 @@ class Lab:
         self.host.run("ip", "-n", name, "-batch", "-", stdin="\n".join(inner) + "\n")
         for gateway in gateways or ():
             self.host.run("ip", "-n", name, "route", "add", "default", "via", gateway)
+
+    def _no_detection(self, name: str) -> None:
+        # Without duplicate address detection every address is usable at once.
+        self.on(name, "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
 
     def on(self, name: str, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command as one of the machines; C(host) is the host itself."""
@@ -127,20 +138,18 @@ class Lab:
 
     def refused(self, name: str, address: str, port: int = PORT) -> bool:
         """Whether this machine gets no connection. A drop is silent, so this waits a little."""
-        return self.seen(name, address, port, patience=0.5) is None
+        return self.seen(name, address, port, patience=0.3) is None
 
     def send(self, name: str, source: str, destination: str) -> None:
         """Send packets from any address that the machine has."""
         self.on(name, sys.executable, "-c", _SEND, source, destination)
 
-    def count(self, name: str, source: str) -> None:
-        """Have a machine count what reaches it from an address."""
+    def count(self, name: str, source: str, match: str = "") -> None:
+        """Have a machine count what reaches it from an address, once all of its own rules have let it in."""
         family = "ip6" if ":" in source else "ip"
-        self.on(
-            name,
-            "nft",
-            f"add table inet seen; add chain inet seen input {{ type filter hook input priority -300; }}; add rule inet seen input {family} saddr {source} counter",
-        )
+        chain = "add chain inet seen input { type filter hook input priority 10; }"
+        rule = f"add rule inet seen input {family} saddr {source} {match} counter"
+        self.on(name, "nft", f"add table inet seen; {chain}; {rule}")
 
     def counted(self, name: str) -> int:
         """How many such packets have come."""
@@ -152,9 +161,54 @@ class Lab:
         self.on("lan", "ip", "route", "add", SUBNET4, "via", HOST4)
         self.on("lan", "ip", "route", "add", SUBNET6, "via", HOST6)
 
+    def dump(self) -> dict[str, t.Any]:
+        """Everything on the host that a task could change, rules of iptables included."""
+        dump = self.host.dump()
+        dump["sysctl.d"] = self.host.out("sh", "-c", "cat /etc/sysctl.d/* 2>/dev/null || true")
+        for names, program in (("ip_tables_names", "iptables"), ("ip6_tables_names", "ip6tables")):
+            registered = self.host.out("cat", f"/proc/net/{names}").split()
+            dump[names] = sorted(registered)
+            for table in registered:  # a table that is not registered would be by looking at it
+                dump[f"{program} {table}"] = rules(self.host.out(f"{program}-legacy-save", "-t", table))
+        return dump
+
     def nat(self, **options: t.Any) -> dict[str, t.Any]:
         """The parameters of a task for this lab."""
         return {"name": "lab", "bridge": BRIDGE, "out_interface": UPLINK, **options}
+
+
+def legacy_interpreter() -> str:
+    """An interpreter that has python-iptables."""
+    for interpreter in (sys.executable, "/usr/bin/python3"):
+        done = subprocess.run([interpreter, "-c", "import iptc"], capture_output=True, check=False)
+        if done.returncode == 0:
+            return interpreter
+    pytest.skip("no interpreter of this machine can import iptc (python3-iptables)")
+
+
+@pytest.fixture(params=["nftables", "iptables", "iptables_legacy"])
+def backend(request: pytest.FixtureRequest, lab: Lab) -> str:
+    """Each backend in turn, with the tables that it leaves in the kernel already registered."""
+    if request.param == "iptables_legacy":
+        lab.host.interpreter = legacy_interpreter()
+    register(lab, request.param)
+    return t.cast("str", request.param)
+
+
+@pytest.fixture(params=["nftables", "iptables"])
+def current_backend(request: pytest.FixtureRequest, lab: Lab) -> str:
+    """The backends that need no library."""
+    register(lab, request.param)
+    return t.cast("str", request.param)
+
+
+def register(lab: Lab, backend: str) -> None:
+    """Have the kernel hold the empty tables that a backend of iptables leaves behind."""
+    flavour = {"iptables": "nft", "iptables_legacy": "legacy"}.get(backend)
+    for program in ("iptables", "ip6tables") if flavour else ():
+        for table, chain in (("filter", "FORWARD"), ("nat", "POSTROUTING"), ("nat", "OUTPUT"), ("filter", "INPUT")):
+            for action in ("-A", "-D"):
+                lab.host.run(f"{program}-{flavour}", "-t", table, action, chain, "-j", "ACCEPT")
 
 
 @pytest.fixture

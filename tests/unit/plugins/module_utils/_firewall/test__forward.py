@@ -1,0 +1,76 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Who drops: judged from the rules alone."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _forward, _xtables
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._forward import Survey
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._nft import BaseChain, TableKey
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules import Hook, Network
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import World
+
+NETWORK = Network("lab", "br0", ("10.0.0.0/24",), "eth0", "eth0")
+
+
+def saved(*rules: str, policy: str = "ACCEPT") -> _xtables.Saved:
+    chains = "".join(f":{rule.split()[1]} - [0:0]\n" for rule in rules)
+    return _xtables.parse(f"{chains}:FORWARD {policy} [0:0]\n" + "".join(f"{rule}\n" for rule in rules))
+
+
+@pytest.mark.parametrize(
+    ("table", "drops"),
+    [
+        (saved(), False),
+        (saved(policy="DROP"), True),
+        (saved("-A FORWARD -j REJECT --reject-with icmp-port-unreachable"), True),
+        (saved("-A FORWARD -i br0 -j DROP"), True),
+        (saved("-A FORWARD -i br+ -j DROP"), True),
+        (saved("-A FORWARD ! -i docker0 -j DROP"), True),
+        (saved("-A FORWARD -o docker0 -j DROP"), False),
+        (saved("-A FORWARD -i virbr0 -j REJECT"), False),
+        (saved("-A FORWARD -m conntrack --ctstate INVALID -j DROP"), False),
+        (saved("-A FORWARD -j MINE", "-A MINE -j INNER", "-A INNER -o eth0 -j DROP"), True),
+        (saved("-A FORWARD -j MINE", "-A MINE -j FORWARD"), False),
+        (saved("-A FORWARD -j LABSPAN-x-FWD", "-A LABSPAN-x-FWD -j DROP"), False),
+    ],
+)
+def test_a_drop_that_can_meet_our_packets_is_found(table: _xtables.Saved, drops: bool) -> None:
+    assert _forward.drops(table, Hook.FORWARD, ("br0", "eth0")) == drops
+
+
+def test_the_jump_stands_in_dockers_chain_only_when_that_is_reached() -> None:
+    linked = saved("-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -j RETURN")
+    assert _forward.parent(linked, Hook.FORWARD) == "DOCKER-USER"
+    assert _forward.parent(linked, Hook.INPUT) == "INPUT"
+    assert _forward.parent(saved("-A DOCKER-USER -j RETURN"), Hook.FORWARD) == "FORWARD"
+
+
+def chain(family: str, table: str, policy: str, hook: str = "forward", name: str = "mine") -> BaseChain:
+    return BaseChain(TableKey(family, table), name, hook, policy)
+
+
+@pytest.mark.parametrize(
+    ("made", "blocked"),
+    [
+        (chain("inet", "mine", "drop"), True),
+        (chain("inet", "mine", "accept"), False),
+        (chain("inet", "mine", "drop", hook="input"), False),
+        (chain("ip6", "mine", "drop"), False),
+        (chain("bridge", "mine", "drop"), True),
+        (chain("ip", "filter", "drop", name="FORWARD"), False),
+        (chain("inet", "firewalld", "accept"), True),
+    ],
+)
+def test_native_chains_that_drop_are_named(made: BaseChain, blocked: bool) -> None:
+    survey = Survey((made,), {World("nft", 4): saved(policy="DROP")})
+    found = _forward.blockers(survey, NETWORK)
+    assert bool(found) == blocked
+    assert all(made.table.name in sentence for sentence in found)
+
+
+def test_a_table_of_iptables_that_cannot_be_read_blocks() -> None:
+    survey = Survey((chain("ip", "filter", "drop", name="FORWARD"),), {World("nft", 4): None})
+    assert _forward.blockers(survey, NETWORK)
