@@ -262,7 +262,7 @@ def test_a_rerun_starts_nothing_and_says_nothing(lab: Host) -> None:
         """
     )
     lab.run("sh", "-c", "mkdir -p /run/audit && cat >/run/audit/sitecustomize.py", stdin=script)
-    audited = {"PYTHONPATH": f"/run/audit:{lab._python_path}"}
+    audited = {"PYTHONPATH": f"/run/audit:{lab.python_path}"}
     with lab.monitored() as heard:
         result = lab.converge(MODULE, SERVER, environment=audited)
     assert heard == []
