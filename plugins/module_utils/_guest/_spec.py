@@ -225,6 +225,8 @@ def _check_whole(spec: GuestSpec) -> None:
                 )
     used: dict[str, int] = {}
     for disk in spec.disks:
+        if disk.read_only and disk.bus in ("ide", "sata"):
+            raise InvalidInput("disks[].bus", disk.bus, f"of {disk.path} has no read-only disks; use virtio or scsi.")
         used[disk.bus] = used.get(disk.bus, 0) + 1
     on_board = used.get("ide", 0) + (used.get("sata", 0) if is_q35(spec.machine) else 0)
     places = SATA_PLACES if is_q35(spec.machine) else IDE_PLACES

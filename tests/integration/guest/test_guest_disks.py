@@ -65,6 +65,12 @@ def test_disks_are_made_for_the_account_and_never_again(guests: Guests, shelf: p
     assert fingerprint(base) == untouched
 
 
+def test_every_bus_of_the_old_machine_is_known_to_qemu(guests: Guests) -> None:
+    disks = [{"size": "1M", "bus": bus} for bus in ("ide", "ide", "ide", "sata", "sata", "virtio", "scsi", "nvme")]
+    guests.converge("cg-m", state="paused", machine="pc", disks=disks, boot_order=["disk"])
+    assert guests.activity("cg-m") == "paused"
+
+
 def test_absent_keeps_the_disks_and_remove_disks_removes_what_was_made(guests: Guests, shelf: pathlib.Path) -> None:
     own = make_image(shelf / "own.qcow2", "1M")
     own.chmod(0o666)
