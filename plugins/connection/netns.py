@@ -1,4 +1,5 @@
 # Copyright (c) The labspan.vmnet authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """Run tasks in namespaces of the controller."""
@@ -18,7 +19,7 @@ description:
   - Commands get the environment of a fresh login, not that of the controller.
   - The controller's own network namespace is refused, so that a mistake in the inventory does not reach the controller.
 author:
-  - The labspan.vmnet authors
+  - The labspan.vmnet authors (@labspan)
 version_added: 0.1.0
 extends_documentation_fragment:
   - ansible.builtin.connection_pipelining

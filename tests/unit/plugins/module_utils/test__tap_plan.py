@@ -27,16 +27,17 @@ def plan(
     have: t.Mapping[str, Tap],
     wanted: t.Sequence[WantedTap],
     *,
-    held: t.Mapping[str, str] = {},
-    stale: t.Mapping[str, Record] = {},
+    held: t.Optional[t.Mapping[str, str]] = None,
+    stale: t.Optional[t.Mapping[str, Record]] = None,
 ) -> list[Change]:
+    holders = held or {}
     return _tap_plan.plan_taps(
         have,
         wanted,
-        stale=stale,
+        stale=stale or {},
         boot=BOOT,
         bridges=BRIDGES,
-        find_holders=lambda names: {name: held[name] for name in names if name in held},
+        find_holders=lambda names: {name: holders[name] for name in names if name in holders},
     )
 
 
