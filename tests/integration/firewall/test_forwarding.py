@@ -45,7 +45,7 @@ def test_a_default_route_from_router_advertisements_survives(lab: Lab) -> None:
     lab.host.converge("nat_masquerade", {"name": "lab", "state": "absent"})
     assert settings(lab) == before
     assert "proto ra" in lab.host.out("ip", "-6", "route", "show", "default")
-    # The twin: switched on without care, forwarding loses the route. The kernel purges a table once for each new router.
+    # The twin: switched on without care, forwarding loses the route. The kernel purges once for each new router.
     lab.host.run("ip", "-6", "route", "del", "default")
     await_condition(advertised, "the default route from an advertisement")
     lab.host.run("sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")

@@ -1,7 +1,7 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Guests get out with the host's address in every backend; reruns and check mode write nothing, absent leaves nothing."""
+"""Guests get out with the host's address in every backend; reruns write nothing, absent leaves nothing."""
 
 from __future__ import annotations
 
