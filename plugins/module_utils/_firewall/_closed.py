@@ -36,7 +36,7 @@ def read(networks: t.Sequence[str]) -> dict[str, Closed]:
     for network in networks:
         closed[network] = tuple(found[key] for key in keys(network) if key in found)
         for key in keys(network):
-            if key in found and f'"{_nft.owner_comment(network)}"' not in found[key]:
+            if key in found and _nft.is_strangers(found[key], network):
                 raise Refused(
                     f"the nftables table {key} exists and none of its rules carries the comment "
                     f"{_nft.owner_comment(network)}: somebody else made it. Remove it, or name the network differently."

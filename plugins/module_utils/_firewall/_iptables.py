@@ -37,9 +37,11 @@ def registered(family: int) -> frozenset[str]:
         return frozenset()
 
 
-def in_use(family: int, chains: t.Iterable[BaseChain]) -> dict[World, frozenset[str]]:
-    """The tables of both flavours that exist, by their world."""
-    nft = frozenset(chain.table.name for chain in chains if chain.table.family == _NFT_FAMILY[family])
+def in_use(family: int, chains: t.Optional[t.Iterable[BaseChain]]) -> dict[World, frozenset[str]]:
+    """The tables of both flavours that exist, by their world; C(chains) is None where no nft can tell."""
+    nft = frozenset(TABLES)  # iptables-nft-save shows a table that does not exist as an empty one, and makes none
+    if chains is not None:
+        nft = frozenset(chain.table.name for chain in chains if chain.table.family == _NFT_FAMILY[family])
     return {
         World("nft", family): nft & frozenset(TABLES),
         World("legacy", family): registered(family) & frozenset(TABLES),

@@ -81,9 +81,9 @@ class Networks(Resource[Firewall]):
             host = Surroundings(links, netlink.addresses(), netlink.routes())
         self.warnings.clear()
         plans = {entry.name: self._plan_of(entry, host) for entry in self._entries if entry.present}
-        chains = tuple(_nft.chains()) if _deps.find_program("nft") else ()
+        chains = tuple(_nft.chains()) if _deps.find_program("nft") else None
         saved = self._read_iptables(chains)
-        survey = Survey(chains, {world: table for (world, name), table in saved.items() if name == "filter"})
+        survey = Survey(chains or (), {world: table for (world, name), table in saved.items() if name == "filter"})
         have = self._read_rules(plans, saved)
         want = self._wanted_rules(plans, survey)
         forwarding = self._forwarding(plans, host)
@@ -142,7 +142,9 @@ class Networks(Resource[Firewall]):
         network = _options.resolve(entry, host, self.warnings.append)
         return Plan(network, _backend(entry.backend), entry.forward)
 
-    def _read_iptables(self, chains: t.Sequence[_nft.BaseChain]) -> dict[tuple[World, str], t.Optional[Saved]]:
+    def _read_iptables(
+        self, chains: t.Optional[t.Sequence[_nft.BaseChain]]
+    ) -> dict[tuple[World, str], t.Optional[Saved]]:
         saved: dict[tuple[World, str], t.Optional[Saved]] = {}
         for family in _iptables.FAMILIES:
             for world, tables in _iptables.in_use(family, chains).items():
@@ -241,6 +243,12 @@ class Networks(Resource[Firewall]):
                 self.warnings.extend(
                     f"host_services: {sentence}" for sentence in _parts.blockers(plan, state.survey, Hook.INPUT)
                 )
+        for world, saved in state.survey.filters.items():
+            if saved is None and world.flavour == "legacy":
+                self.warnings.append(
+                    f"the filter table of {world} is in use and no program of this host reads it: whether it drops traffic of "
+                    "the networks is not known. Install the package iptables (its name in Debian)."
+                )
         self.warnings[:] = dict.fromkeys(self.warnings)
 
     def _check_programs(self, state: Firewall, changes: t.Sequence[PartChange]) -> None:
@@ -287,7 +295,7 @@ def _stranger(part: Part, content: t.Any) -> t.Optional[tuple[str, str]]:
     """The network and the place, where a table or chains have the name of ours and are not."""
     if isinstance(part, TableKey):
         network = part.name[len("labspan_") :]
-        return None if f'"{owner_comment(network)}"' in content else (network, f"the nftables table {part}")
+        return (network, f"the nftables table {part}") if _nft.is_strangers(content, network) else None
     if isinstance(part, Place) and content.chains:
         rules = [rule for _chain, listed in content.chains for rule in listed]
         if rules and owner_comment(part.network) not in _xtables.comments(rules):

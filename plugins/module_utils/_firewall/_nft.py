@@ -81,6 +81,19 @@ def replacement(key: TableKey, text: t.Optional[str]) -> str:
     return f"table {key}\ndelete table {key}\n{text or ''}"
 
 
+def is_strangers(listing: str, network: str) -> bool:
+    """Whether a table with the name of ours holds something, and no rule of it is marked as the network's.
+
+    An empty one is what is left of ours when somebody flushes it, and has nothing that could be lost.
+    """
+    content = [
+        line
+        for line in listing.splitlines()[1:]
+        if line.strip() not in ("", "}") and not line.startswith(("\tchain ", "\t\ttype "))
+    ]
+    return bool(content) and f'"{owner_comment(network)}"' not in listing
+
+
 def load(script: str) -> None:
     """Run a script as the one transaction that nft makes of it."""
     _run(["-f", "-"], purpose="load rules", script=script)
