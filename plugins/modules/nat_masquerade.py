@@ -281,6 +281,13 @@ networks:
       description: Whether the task asks for NAT.
       type: bool
       sample: true
+    lan_routes:
+      description:
+        - The routes that the LAN needs to reach the guests, as C(ip route add) takes them. Empty with O(masquerade=true), and where the
+          host has no address on its uplink.
+      type: list
+      elements: str
+      sample: [10.0.1.0/24 via 192.168.1.20]
     host_access:
       description: What the task lets guests begin towards the host.
       type: str

@@ -52,6 +52,8 @@ class Firewall:
     order: tuple[Part, ...]
     settings: t.Mapping[str, tuple[str, ...]]
     """The kernel settings that each network needs."""
+    lan_routes: t.Mapping[str, tuple[str, ...]]
+    """The routes that the LAN needs to each network."""
 
 
 class Forwarding(t.NamedTuple):
@@ -90,7 +92,8 @@ class Networks(Resource[Firewall]):
         have.update(forwarding.have)
         want.update(forwarding.want)
         self._plans = plans
-        return Firewall(plans, survey, have, want, forwarding.order, forwarding.settings)
+        routes = {name: _options.lan_routes(plan.network, host) for name, plan in plans.items()}
+        return Firewall(plans, survey, have, want, forwarding.order, forwarding.settings, routes)
 
     def plan(self, have: Firewall, ahead: t.Mapping[str, t.Any]) -> list[PartChange]:
         self._check_owners(have)
@@ -246,8 +249,8 @@ class Networks(Resource[Firewall]):
         for world, saved in state.survey.filters.items():
             if saved is None and world.flavour == "legacy":
                 self.warnings.append(
-                    f"the filter table of {world} is in use and no program of this host reads it: whether it drops traffic of "
-                    "the networks is not known. Install the package iptables (its name in Debian)."
+                    f"the filter table of {world} is in use and no program of this host reads it: whether it drops "
+                    "traffic of the networks is not known. Install the package iptables (its name in Debian)."
                 )
         self.warnings[:] = dict.fromkeys(self.warnings)
 
@@ -329,6 +332,7 @@ def _render(state: Firewall, name: str) -> dict[str, t.Any]:
         "sources": list(network.sources),
         "out_interfaces": {"ipv4": network.uplink4, "ipv6": network.uplink6},
         "masquerade": network.masquerade,
+        "lan_routes": list(state.lan_routes[name]),
         "host_access": network.host_access.value,
         "table": table.splitlines() if table else [],
         "iptables": {f"{part.world} {part.table}": _lines(content) for part, content in places.items()},

@@ -100,6 +100,13 @@ class Surroundings:
         found = (entry.address.network for entry in self.addresses if entry.interface == interface)
         return tuple(dict.fromkeys(subnet for subnet in found if not subnet.is_link_local))
 
+    def address(self, interface: t.Optional[str], family: int) -> t.Optional[str]:
+        """The first address of an interface that others on its link can use as a gateway, link-local ones aside."""
+        for entry in self.addresses:
+            if entry.interface == interface and entry.family == _AF[family] and not entry.address.is_link_local:
+                return str(entry.address.ip)
+        return None
+
 
 def asked(params: t.Mapping[str, t.Any], where: str) -> Asked:
     """Check one entry; C(where) stands before the option names in errors, such as C(networks[0].)."""
@@ -307,3 +314,16 @@ def _check_routed(entry: Asked, sources: t.Sequence[Subnet], host: Surroundings)
                 f"sources: {clash} of the network {entry.name} overlaps {route.destination}, which this host reaches "
                 f"through {route.interface}. Choose a subnet that is used nowhere else."
             )
+
+
+def lan_routes(network: Network, host: Surroundings) -> tuple[str, ...]:
+    """The routes that the LAN needs to reach guests that keep their addresses, as C(ip route add) takes them."""
+    if network.masquerade:
+        return ()
+    gateways = {family: host.address(network.uplink(family), family) for family in network.families}
+    return tuple(
+        f"{source} via {gateways[family]}"
+        for family in network.families
+        for source in network.sources_of(family)
+        if gateways[family]
+    )

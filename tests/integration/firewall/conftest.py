@@ -8,6 +8,7 @@ The neighbour has no route to the guests. Its server tells every client the addr
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import typing as t
@@ -144,17 +145,19 @@ class Lab:
         """Send packets from any address that the machine has."""
         self.on(name, sys.executable, "-c", _SEND, source, destination)
 
-    def count(self, name: str, source: str, match: str = "") -> None:
-        """Have a machine count what reaches it from an address, once all of its own rules have let it in."""
-        family = "ip6" if ":" in source else "ip"
-        chain = "add chain inet seen input { type filter hook input priority 10; }"
-        rule = f"add rule inet seen input {family} saddr {source} {match} counter"
-        self.on(name, "nft", f"add table inet seen; {chain}; {rule}")
+    def count(self, name: str, *sources: str, match: str = "") -> None:
+        """Have a machine count what reaches it from each address, once all of its own rules have let it in."""
+        script = ["add table inet seen", "add chain inet seen input { type filter hook input priority 10; }"]
+        for source in sources:
+            family = "ip6" if ":" in source else "ip"
+            script.append(f"add rule inet seen input {family} saddr {source} {match} counter")
+        self.on(name, "nft", "; ".join(script))
 
-    def counted(self, name: str) -> int:
-        """How many such packets have come."""
-        listed = self.on(name, "nft", "-j", "list", "table", "inet", "seen").stdout
-        return int(listed.split('"packets": ')[1].split(",")[0])
+    def counted(self, name: str) -> list[int]:
+        """How many such packets have come, for each address."""
+        listed = json.loads(self.on(name, "nft", "-j", "list", "table", "inet", "seen").stdout)
+        rules_listed = [entry["rule"] for entry in listed["nftables"] if "rule" in entry]
+        return [part["counter"]["packets"] for rule in rules_listed for part in rule["expr"] if "counter" in part]
 
     def route_to_guests(self) -> None:
         """Have the LAN's neighbour add routes to the guests by way of the host."""
