@@ -101,7 +101,7 @@ def play(lab: hosts.Lab, playbook: str, variables: t.Mapping[str, t.Any], path: 
 
 
 def dump(host: hosts.Host) -> dict[str, str]:
-    """Links, addresses, routes, rules, neighbours, firewall and settings of the host, and the programs that run there."""
+    """Links, addresses, routes, rules, firewall, settings, files and running programs of the host."""
     commands = {
         "links": "ip -d -j address",
         "routes": "ip -j route show table all",
