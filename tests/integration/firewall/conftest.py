@@ -64,6 +64,14 @@ def rules(saved: str) -> list[str]:
     return [line.split(" [")[0] for line in saved.splitlines() if not line.startswith("#")]
 
 
+def _without_counts(entry: dict[str, t.Any]) -> dict[str, t.Any]:
+    """An entry of nft's listing, where every rule of iptables counts packets."""
+    rule = entry.get("rule")
+    return (
+        entry if rule is None else {"rule": {**rule, "expr": [part for part in rule["expr"] if "counter" not in part]}}
+    )
+
+
 class Lab:
     """The host and everybody around it; C(guest), C(other) and C(lan) are namespaces of the host's own."""
 
@@ -167,6 +175,7 @@ class Lab:
     def dump(self) -> dict[str, t.Any]:
         """Everything on the host that a task could change, rules of iptables included."""
         dump = self.host.dump()
+        dump["nft"] = [_without_counts(entry) for entry in dump["nft"]]
         dump["sysctl.d"] = self.host.out("sh", "-c", "cat /etc/sysctl.d/* 2>/dev/null || true")
         for names, program in (("ip_tables_names", "iptables"), ("ip6_tables_names", "ip6tables")):
             registered = self.host.out("cat", f"/proc/net/{names}").split()

@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _options
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._options import Surroundings
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules import Network
 from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import MAIN_TABLE, Address, Link, Route
 
 INET, INET6 = 2, 10
@@ -40,7 +41,7 @@ HOST = Surroundings(
 )
 
 
-def resolve(params: dict[str, t.Any], host: Surroundings = HOST) -> tuple[_options.Network, list[str]]:
+def resolve(params: dict[str, t.Any], host: Surroundings = HOST) -> tuple[Network, list[str]]:
     warnings: list[str] = []
     asked = _options.asked({"state": "present", "name": "lab", "bridge": "br0", **params}, "")
     return _options.resolve(asked, host, warnings.append), warnings

@@ -37,8 +37,9 @@ owns = st.sampled_from(
 
 
 def states() -> st.SearchStrategy[dict[Part, t.Any]]:
-    settings = {part: st.sampled_from(["0", "1"]) for part in (BRIDGE, GONE)}
-    return st.fixed_dictionaries(settings, optional={TABLE: tables, PLACE: owns, RECORD: st.sampled_from(["a", "b"])})
+    settings: dict[Part, t.Any] = {part: st.sampled_from(["0", "1"]) for part in (BRIDGE, GONE)}
+    rest: dict[Part, t.Any] = {TABLE: tables, PLACE: owns, RECORD: st.sampled_from(["a", "b"])}
+    return st.fixed_dictionaries(settings, optional=rest)
 
 
 def applied(state: t.Mapping[Part, t.Any], changes: t.Sequence[PartChange]) -> dict[Part, t.Any]:
