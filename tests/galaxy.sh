@@ -8,6 +8,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 work=$PWD/.build/galaxy
+mkdir -p .build
+exec 9>.build/galaxy.lock
+flock 9 # another run would take the directory away
+
 rm -rf "$work"
 tests/copy.sh "$work/source"
 

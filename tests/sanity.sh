@@ -15,6 +15,10 @@ root=$PWD
 copy=$root/.build/sanity/ansible_collections/labspan/vmnet
 controller=$(realpath "${LABSPAN_CORE:-.venv/newest}")/bin
 
+mkdir -p .build
+exec 9>.build/sanity.lock
+flock 9 # another run would take the copy away
+
 tests/copy.sh "$copy"
 git init --quiet "$copy" # else ansible-test asks the outer repository, which ignores .build
 
