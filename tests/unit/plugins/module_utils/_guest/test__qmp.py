@@ -98,9 +98,9 @@ def test_no_socket_is_an_end(tmp_path: pathlib.Path) -> None:
 
 def test_something_else_is_not_taken_for_qemu(tmp_path: pathlib.Path) -> None:
     other = Qemu(tmp_path / "q", [t.cast("dict[str, t.Any]", ["hello"])])
-    refusal = pytest.raises(SystemFailure, match="does not speak QMP")
-    with other, _qmp.Qmp(str(tmp_path / "q"), timeout=10) as qmp, refusal:
-        qmp.greet()
+    with other, _qmp.Qmp(str(tmp_path / "q"), timeout=10) as qmp:  # noqa: SIM117 pylint takes the one for a tuple
+        with pytest.raises(SystemFailure, match="does not speak QMP"):
+            qmp.greet()
 
 
 def test_a_socket_is_for_its_account_only_and_replaces_a_stale_one(tmp_path: pathlib.Path) -> None:
