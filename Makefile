@@ -88,7 +88,9 @@ lint-yaml:
 
 lint-ansible:
 	@echo "-- ansible-lint"
-	@ansible-lint -q --nocolor
+	@# It installs the collection for itself, and would go on with the old one after a change.
+	@rm -rf .build/lint
+	@ANSIBLE_HOME=$(CURDIR)/.build/lint ansible-lint -q --nocolor
 
 lint-docs:
 	@echo "-- antsibull-docs lint-collection-docs"
