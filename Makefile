@@ -128,13 +128,18 @@ unit: ## Run the unit tests on each ansible-core, and what managed hosts run on 
 	$(call say,unit tests of module_utils$(,) $$(.venv/oldest/bin/python -V) and pyroute2 0.7.2)
 	@.venv/oldest/bin/python -m pytest -q tests/unit/plugins/module_utils $(PYTEST_ARGS)
 
+# The tests wait more than they compute: one more at a time than there are cores.
+PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile
+# What depends on the controller's version, or on the libraries of the managed host.
+VERSIONED := $(addprefix tests/integration/,links firewall dhcp lab scenarios)
+
 .PHONY: integration
 integration: ## Run the integration tests in namespaces: newest ansible-core and pyroute2, then the oldest of both
 	$(call say,integration tests: newest ansible-core; the newest pyroute2 and the system's)
-	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q tests/integration $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q $(PARALLEL) tests/integration $(PYTEST_ARGS)
 	$(call say,integration tests: ansible-core 2.19; $$(.venv/oldest/bin/python -V) and pyroute2 0.7.2)
 	@LABSPAN_TEST_INTERPRETERS=$(CURDIR)/.venv/oldest/bin/python \
-		$(AS_ROOT) .venv/core-2.19/bin/python -m pytest -q tests/integration $(PYTEST_ARGS)
+		$(AS_ROOT) .venv/core-2.19/bin/python -m pytest -q $(PARALLEL) $(VERSIONED) $(PYTEST_ARGS)
 
 .PHONY: molecule
 molecule: ## Run the scenarios with real guests: create, converge, idempotence, verify, destroy
