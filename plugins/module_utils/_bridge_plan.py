@@ -137,11 +137,8 @@ def _plan_absent(have: Bridge, want: WantedBridge, around: Surroundings) -> list
         )
         steps = _Steps(have, want.network, around)
         return [*steps.to(target, exact_order=True), _adoption.forget(what, have.adopted)]
-    if _links.owner_of(have.alias) is None and not want.force:
-        raise Refused(
-            f"{what} exists, and labspan.vmnet neither made nor adopted it. Remove it by hand "
-            f"(ip link delete {have.name}), or set force: true."
-        )
+    if _links.is_nobodys(have) and not want.force:
+        return []
     foreign = sorted(port for port in have.ports if not _is_ours(port, want, around))
     if foreign and not want.force:
         raise Refused(
@@ -199,14 +196,15 @@ def _target(have: Bridge, want: WantedBridge, around: Surroundings) -> Bridge:
 
 def _check_target(have: Bridge, target: Bridge) -> None:
     what = _what(target.name)
+    about_vlans = [key for key in ("vlan_filtering", "vlan_default_pvid", "vlans") if getattr(target, key)]
+    if have.index and have.vlan_default_pvid is None and about_vlans:
+        raise Refused(
+            f"{about_vlans[0]}: the kernel of this host was built without bridge VLAN filtering "
+            "(CONFIG_BRIDGE_VLAN_FILTERING)."
+        )
     for setting in SETTINGS:
         if have.index and getattr(have, setting) is None and getattr(target, setting) is not None:
             raise Refused(f"{setting}: the kernel of this host was built without what {what} needs for it.")
-    if have.index and have.vlan_default_pvid is None and (target.vlan_filtering or target.vlans):
-        raise Refused(
-            f"{'vlan_filtering' if target.vlan_filtering else 'vlans'}: the kernel of this host was built without "
-            "bridge VLAN filtering (CONFIG_BRIDGE_VLAN_FILTERING)."
-        )
     delay = target.forward_delay
     if target.stp and delay is not None and not 200 <= delay <= 3000:
         raise InvalidInput("forward_delay", delay / 100, "is not allowed while STP is on; give 2 to 30 seconds.")
@@ -299,7 +297,7 @@ class _Steps:
 
     def _lose_ipv6(self) -> None:
         """Take off by name what the kernel would drop without a word, so that undoing brings it back."""
-        for address in self._now.addresses:
+        for address in reversed(self._now.addresses):
             if address.address.version == 6 and not is_link_local(address):
                 self._remove(address)
 
@@ -309,12 +307,14 @@ class _Steps:
         if exact_order and [address_key(each) for each in ours] != [
             key for key, each in wanted.items() if not is_link_local(each)
         ]:
-            for address in ours:
+            for address in reversed(ours):
                 self._remove(address)
         for key, address in wanted.items():
             if key not in {address_key(each) for each in self._now.addresses}:
                 self._emit(_address_change(self._what, None, address))
-        for address in list(self._now.addresses):
+        for address in reversed(
+            self._now.addresses
+        ):  # a subnet's primary address is its first one, and takes the others
             if address_key(address) not in wanted and not is_link_local(address):
                 self._remove(address, kept=wanted)
 

@@ -66,6 +66,7 @@ class Bridges(Resource[BridgesState]):
         self._netlink = Netlink()
         self._wanted: list[WantedBridge] = []
         self._closed: t.Optional[dict[str, Closed]] = None
+        self._told = False
 
     def read(self) -> BridgesState:
         if not self._wanted:
@@ -114,6 +115,7 @@ class Bridges(Resource[BridgesState]):
             self._check_ports(want, have)
             changes += _bridge_plan.plan_bridge(have.bridges.get(want.name), want, have.surroundings[want.name])
         self._check_addresses(have, changes)
+        self._tell_of_strangers(have)
         return changes
 
     def predict(self, have: BridgesState, changes: t.Sequence[Change]) -> BridgesState:
@@ -137,7 +139,7 @@ class Bridges(Resource[BridgesState]):
                 self._create(change, done)
                 continue
             elif isinstance(change, Setting) and change.setting == "ipv6":
-                _write_ipv6(change.name, change.after)
+                _write_ipv6_setting(change.name, "disable_ipv6", int(not change.after))
             else:
                 _links.send(self._netlink, [(change, _requests(change))], done)
                 continue
@@ -166,8 +168,12 @@ class Bridges(Resource[BridgesState]):
                 raise _links.failure(_named(change, settings), refusal)
         if bridge.vlan_default_pvid is not None:
             self._check_pvid(bridge)
-        if bridge.ipv6 is not None and _read_ipv6(bridge.name) != bridge.ipv6:
-            _write_ipv6(bridge.name, bridge.ipv6)
+        if bridge.ipv6 is not None:
+            # No guest's router advertisement, nor the one of this host's own DHCP server, is to configure the host
+            # (CVE-2020-13401 was that).
+            _write_ipv6_setting(bridge.name, "accept_ra", 0)
+            if _read_ipv6(bridge.name) != bridge.ipv6:
+                _write_ipv6_setting(bridge.name, "disable_ipv6", int(not bridge.ipv6))
         index = _links.index_of(bridge.name)
         rest = [
             _netlink.add_address(address, index)
@@ -250,6 +256,16 @@ class Bridges(Resource[BridgesState]):
                 )
             elif link.master != want.name:
                 _check_free(want, link, have.addresses)
+
+    def _tell_of_strangers(self, have: BridgesState) -> None:
+        """Say once which bridges stay: when the plan is verified, what was adopted and put back looks the same."""
+        if self._told:
+            return
+        self._told = True
+        for want in self._wanted:
+            bridge = have.bridges.get(want.name)
+            if bridge is not None and not want.present and not want.force and _links.is_nobodys(bridge):
+                self.warnings.append(_links.left_alone(f"bridge {want.name}", want.name))
 
     def _check_addresses(self, have: BridgesState, changes: t.Sequence[Change]) -> None:
         tolerant = {want.name for want in self._wanted if want.allow_overlap}
@@ -380,25 +396,26 @@ def _apply_closed(change: Closing) -> None:
     _closed.apply(change.network, change.after)
 
 
-def _ipv6_path(name: str) -> str:
-    return f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6"
+def _ipv6_path(name: str, setting: str) -> str:
+    return f"/proc/sys/net/ipv6/conf/{name}/{setting}"
 
 
 def _read_ipv6(name: str) -> t.Optional[bool]:
     """Whether IPv6 is on; None where the kernel has none."""
     try:
-        with open(_ipv6_path(name), encoding="ascii") as file:
+        with open(_ipv6_path(name, "disable_ipv6"), encoding="ascii") as file:
             return file.read().strip() == "0"
     except FileNotFoundError:
         return None
 
 
-def _write_ipv6(name: str, enabled: bool) -> None:
+def _write_ipv6_setting(name: str, setting: str, value: int) -> None:
+    path = _ipv6_path(name, setting)
     try:
-        with open(_ipv6_path(name), "w", encoding="ascii") as file:
-            file.write("0" if enabled else "1")
+        with open(path, "w", encoding="ascii") as file:
+            file.write(str(value))
     except OSError as error:
-        raise SystemFailure(f"{_ipv6_path(name)} cannot be written ({error.strerror}).") from error
+        raise SystemFailure(f"{path} cannot be written ({error.strerror}).") from error
 
 
 def _render(bridge: Bridge) -> dict[str, t.Any]:

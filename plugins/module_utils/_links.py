@@ -74,6 +74,19 @@ def check_owner(what: str, alias: str, network: str, *, force: bool) -> None:
         )
 
 
+def is_nobodys(have: t.Any) -> bool:
+    """Whether an interface was neither made nor adopted by this collection, so that its removal is not ours to do."""
+    return have.adopted is None and owner_of(have.alias) is None
+
+
+def left_alone(what: str, name: str) -> str:
+    """What the user is told of an interface that C(state: absent) finds and does not remove."""
+    return (
+        f"{what} was neither made nor adopted by labspan.vmnet, and was left alone. Remove it by hand "
+        f"(ip link delete {name}), or with force: true."
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Attachment:
     """How an interface hangs on a bridge. The defaults are those of a fresh port."""

@@ -184,11 +184,8 @@ def _plan_absent(have: Tap, want: WantedTap, bridges: t.Collection[str]) -> list
         if target.attachment is not None and target.attachment.bridge not in bridges:
             target = dataclasses.replace(target, attachment=None)
         return [*_steps(have, target, "if_needed", False), _adoption.forget(what, have.adopted)]
-    if _links.owner_of(have.alias) is None and not want.force:
-        raise Refused(
-            f"{what} exists, and labspan.vmnet neither made nor adopted it. Remove it by hand "
-            f"(ip link delete {have.name}), or set force: true."
-        )
+    if _links.is_nobodys(have) and not want.force:
+        return []
     return [_delete(have)]
 
 

@@ -61,6 +61,7 @@ class TapDevices(Resource[TapsState]):
         self._netlink = Netlink()
         self._recreated: set[str] = set()
         self._wanted: list[WantedTap] = []
+        self._told = False
 
     def read(self) -> TapsState:
         if not self._wanted:
@@ -103,7 +104,18 @@ class TapDevices(Resource[TapsState]):
         )
         _check_port_limit(have, self.predict(have, changes))
         self._warn_of_ineffective(have, ahead)
+        self._tell_of_strangers(have)
         return changes
+
+    def _tell_of_strangers(self, have: TapsState) -> None:
+        """Say once which taps stay: when the plan is verified, what was adopted and put back looks the same."""
+        if self._told:
+            return
+        self._told = True
+        for want in self._wanted:
+            tap = have.taps.get(want.name)
+            if tap is not None and not want.present and not want.force and _links.is_nobodys(tap):
+                self.warnings.append(_links.left_alone(f"tap {want.name}", want.name))
 
     def predict(self, have: TapsState, changes: t.Sequence[Change]) -> TapsState:
         return dataclasses.replace(have, taps=_tap_plan.state_after(have.taps, changes)) if changes else have

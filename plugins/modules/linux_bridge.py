@@ -39,7 +39,8 @@ options:
       state: &state
         description:
           - With V(present), the bridge exists as described.
-          - With V(absent), a bridge of ours is taken down and removed, and an adopted one is as it was found.
+          - With V(absent), a bridge of ours is taken down and removed, and an adopted one is as it was found. One that is neither
+            is left alone, with a warning.
         type: str
         choices: [present, absent]
       network: &network

@@ -58,6 +58,22 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 #: What a kernel counts down by itself, and what a measurement of the same state may give differently.
 _VOLATILE = ("timer", "valid_life_time", "preferred_life_time", "operstate_changes", "updated", "used")
 
+_DUMP = {
+    "addresses": "ip -d -j addr show",
+    "links": "ip -d -j link show",
+    "routes": "ip -d -j route show table all",
+    "routes6": "ip -d -6 -j route show table all",
+    "rules": "ip -d -j rule show",
+    "rules6": "ip -d -6 -j rule show",
+    "bridge": "bridge -d -j link show",
+    "nft": "nft -j list ruleset",
+    "sysctl": (
+        "cd /proc/sys/net && grep -rs . ipv4/conf ipv6/conf ipv4/ip_forward | grep -v /stable_secret | sort; cd /"
+    ),
+    "files": "find /var/lib/labspan /run/labspan -type f -exec md5sum {} + | sort -k 2",
+}
+_LINES = ("sysctl", "files")
+
 _MARKER = re.compile(r"(Deleted )?3270[0-2]:|(add|delete) table ip marker_")
 
 Result = t.Dict[str, t.Any]
@@ -72,7 +88,7 @@ class Host:
 
     def __init__(self, python_path: pathlib.Path, interpreter: str = sys.executable) -> None:
         self.interpreter = interpreter
-        self._python_path = python_path
+        self.python_path = python_path
         self._holder: t.Optional[subprocess.Popen[str]] = None
         self.pid = 0
 
@@ -178,14 +194,13 @@ class Host:
         arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": diff}
         process = self.start(
             self.interpreter,
-            "-B",
             "-c",
             _MODULE,
             name,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(self._python_path), **(environment or {})},
+            env={**_environment(self.python_path), **(environment or {})},
         )
         if process.stdin is None:
             raise RuntimeError("no pipe to the module")
@@ -212,22 +227,14 @@ class Host:
 
     def dump(self) -> dict[str, t.Any]:
         """Everything that the collection's modules could change on this host, without what changes by itself."""
-        routes6 = self.json("ip", "-d", "-6", "-j", "route", "show", "table", "all")
-        settings = "cd /proc/sys/net && grep -rs . ipv4/conf ipv6/conf ipv4/ip_forward | grep -v /stable_secret"
-        return {
-            "addresses": _stable(self.json("ip", "-d", "-j", "addr", "show")),
-            "links": _stable(self.json("ip", "-d", "-j", "link", "show")),
-            "routes": self.json("ip", "-d", "-j", "route", "show", "table", "all"),
-            "routes6": [route for route in routes6 if not _of_kernel(route)],
-            "rules": self.json("ip", "-d", "-j", "rule", "show"),
-            "rules6": self.json("ip", "-d", "-6", "-j", "rule", "show"),
-            "bridge": _stable(self.json("bridge", "-d", "-j", "link", "show")),
-            "nft": self.json("nft", "-j", "list", "ruleset")["nftables"][1:],
-            "sysctl": self.out("sh", "-c", settings).splitlines(),
-            "files": self.out(
-                "sh", "-c", "find /var/lib/labspan /run/labspan -type f -exec md5sum {} + | sort -k 2"
-            ).splitlines(),
-        }
+        self.settle()
+        printed = self.out("sh", "-c", "\necho @@@\n".join(_DUMP.values())).split("@@@\n")
+        found: dict[str, t.Any] = dict(zip(_DUMP, printed))
+        for name in _DUMP:
+            found[name] = found[name].splitlines() if name in _LINES else _stable(json.loads(found[name] or "[]"))
+        found["routes6"] = [route for route in found["routes6"] if not _of_kernel(route)]
+        found["nft"] = found["nft"]["nftables"][1:]
+        return found
 
     @contextlib.contextmanager
     def monitored(self) -> t.Iterator[list[str]]:
@@ -244,19 +251,22 @@ class Host:
         heard += links.heard
 
     def settle(self) -> None:
-        """Wait until no address is tentative any more: the kernel reports the end of that by itself."""
+        """Wait until the kernel has nothing more to say about what was done: addresses are no longer tentative, and
+        interfaces that came up know whether they have a carrier. That takes the kernel up to a second; a bridge that
+        never had a port may not know for ever."""
+        patience = time.monotonic() + 2
 
         def settled() -> bool:
-            addresses = self.json("ip", "-j", "addr", "show")
-            carriers = {link.get("ifname") for link in addresses if "LOWER_UP" in link.get("flags", [])}
-            return not any(
-                address.get("tentative")
-                for link in addresses
-                if link.get("ifname") in carriers
-                for address in link["addr_info"]
-            )
+            for link in self.json("ip", "-j", "addr", "show"):
+                up = "UP" in link.get("flags", ()) and link.get("ifname") != "lo"
+                if up and link.get("operstate") == "UNKNOWN" and time.monotonic() < patience:
+                    return False
+                carrier = "LOWER_UP" in link.get("flags", ())
+                if carrier and any(address.get("tentative") for address in link["addr_info"]):
+                    return False
+            return True
 
-        await_condition(settled, "the end of duplicate address detection")
+        await_condition(settled, "the kernel to settle")
 
 
 class _Monitor:
@@ -329,6 +339,12 @@ def await_condition(condition: t.Callable[[], bool], what: str, timeout: float =
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {timeout:.0f} seconds in vain for {what}")
         time.sleep(0.02)
+
+
+def _environment(python_path: pathlib.Path) -> dict[str, str]:
+    """Byte code is kept beside the link to the collection: compiling Ansible takes longer than a module."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**inherited, "PYTHONPATH": str(python_path), "PYTHONPYCACHEPREFIX": f"{python_path}/cache"}
 
 
 def _children(pid: int) -> list[str]:

@@ -308,7 +308,6 @@ def test_a_bridge_with_ports_of_others_is_not_removed() -> None:
     [
         (dataclasses.replace(HAVE, alias="labspan.vmnet:other"), wish(), "belongs to the network 'other'"),
         (dataclasses.replace(HAVE, alias=""), wish(adopt=False), "did not make it"),
-        (dataclasses.replace(HAVE, alias=""), wish(present=False), "neither made nor adopted"),
         (
             dataclasses.replace(HAVE, vlan_default_pvid=None),
             wish(settings={"vlan_filtering": True}),

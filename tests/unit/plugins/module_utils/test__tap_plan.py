@@ -185,13 +185,18 @@ OWNED = Tap("t0", owner=1000, alias=OURS, mac_address="02:00:00:00:00:01", index
         (Tap("t0", 0, alias="labspan.vmnet:other"), WantedTap("t0", "lab"), "belongs to the network 'other'"),
         (Tap("t0", 0, alias="labspan.vmnet:other"), WantedTap("t0", "lab", present=False), "belongs to the network"),
         (Tap("t0", 0), WantedTap("t0", "lab", adopt=False), "did not make it"),
-        (Tap("t0", 0), WantedTap("t0", "lab", present=False), "neither made nor adopted"),
         (OWNED, WantedTap("t0", "lab", owner=0, recreate="never"), "owner is 1000 and shall be 0"),
     ],
 )
 def test_what_is_not_ours_or_not_possible_is_refused(have: Tap, want: WantedTap, words: str) -> None:
     with pytest.raises(Refused, match=words):
         plan({"t0": have}, [want])
+
+
+def test_what_is_nobodys_is_not_removed_unless_forced() -> None:
+    have = {"t0": Tap("t0", 0)}
+    assert plan(have, [WantedTap("t0", "lab", present=False)]) == []
+    assert plan(have, [WantedTap("t0", "lab", present=False, force=True)]) != []
 
 
 def test_force_takes_over_and_removes() -> None:
