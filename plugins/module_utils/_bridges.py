@@ -169,11 +169,11 @@ class Bridges(Resource[BridgesState]):
         if bridge.vlan_default_pvid is not None:
             self._check_pvid(bridge)
         if bridge.ipv6 is not None:
+            if _read_ipv6(bridge.name) != bridge.ipv6:
+                _write_ipv6_setting(bridge.name, "disable_ipv6", int(not bridge.ipv6))
             # No guest's router advertisement, nor the one of this host's own DHCP server, is to configure the host
             # (CVE-2020-13401 was that).
             _write_ipv6_setting(bridge.name, "accept_ra", 0)
-            if _read_ipv6(bridge.name) != bridge.ipv6:
-                _write_ipv6_setting(bridge.name, "disable_ipv6", int(not bridge.ipv6))
         index = _links.index_of(bridge.name)
         rest = [
             _netlink.add_address(address, index)
