@@ -64,7 +64,14 @@ def mac_address(option: str, value: str) -> str:
     """A unicast MAC address as C(52:54:00:12:34:56)."""
     mac = value.strip().lower().replace("-", ":")
     if not _MAC.match(mac):
-        raise InvalidInput(option, value, "is not a MAC address; write six hexadecimal pairs, as in 52:54:00:12:34:56.")
+        meant = _sexagesimal(mac)
+        if meant:
+            raise InvalidInput(
+                option, value, f'is what YAML makes of {meant} without quotes, a number to base 60; write "{meant}".'
+            )
+        raise InvalidInput(
+            option, value, 'is not a MAC address; write six hexadecimal pairs in quotes, as in "52:54:00:12:34:56".'
+        )
     if int(mac[:2], 16) & 1:
         raise InvalidInput(
             option, value, "is a multicast address (the first byte is odd); an interface needs a unicast one."
@@ -72,6 +79,17 @@ def mac_address(option: str, value: str) -> str:
     if mac == "00:00:00:00:00:00":
         raise InvalidInput(option, value, "is the empty address; leave the option out to have one derived.")
     return mac
+
+
+def _sexagesimal(text: str) -> t.Optional[str]:
+    """The six pairs that YAML 1.1 reads as this number, if it can come from any."""
+    if not text.isdecimal() or not 10 * 60**5 <= int(text) < 100 * 60**5:
+        return None
+    rest, pairs = int(text), []
+    for _pair in range(5):
+        rest, pair = divmod(rest, 60)
+        pairs.append(pair)
+    return ":".join(f"{pair:02d}" for pair in (rest, *reversed(pairs)))
 
 
 def derived_mac(*parts: str) -> str:
@@ -96,13 +114,20 @@ def interface_address(option: str, value: str) -> Address:
         raise InvalidInput(option, value, "has no prefix length; write the address as in 192.168.6.10/24.")
     try:
         return ipaddress.ip_interface(value.strip())
-    except ValueError as error:
-        raise InvalidInput(option, value, f"is not an address with a prefix length ({error}).") from None
+    except ValueError:
+        raise InvalidInput(
+            option, value, "is not an address with a prefix length; write it as in 192.168.6.10/24 or fd00:6::10/64."
+        ) from None
 
 
 def network(option: str, value: str) -> Network:
     """A network in CIDR form; host bits are an error, because they leave open what was meant."""
     try:
         return ipaddress.ip_network(value.strip())
-    except ValueError as error:
-        raise InvalidInput(option, value, f"is not a network in CIDR form ({error}).") from None
+    except ValueError:
+        pass
+    try:
+        meant = ipaddress.ip_network(value.strip(), strict=False)
+    except ValueError:
+        raise InvalidInput(option, value, "is not a network in CIDR form; write it as in 192.168.6.0/24.") from None
+    raise InvalidInput(option, value, f"is not a network in CIDR form, as it has host bits set; write {meant}.")

@@ -76,7 +76,7 @@ options:
     elements: dict
     suboptions:
       mac:
-        description: The MAC address of the guest's interface.
+        description: The MAC address of the guest's interface. Write it in quotes, since YAML takes some for numbers.
         type: str
         required: true
       address:
@@ -187,10 +187,10 @@ EXAMPLES = r"""
       end: 192.168.6.199
     lease_time: 1h
     leases:
-      - mac: 52:54:00:12:34:56
+      - mac: "52:54:00:12:34:56"
         address: 192.168.6.11
         name: web
-      - mac: 52:54:00:12:34:57
+      - mac: "52:54:00:12:34:57"
         address: 192.168.6.12
         name: db
 

@@ -140,7 +140,8 @@ options:
             type: bool
           mac:
             description:
-              - The MAC address. The default is derived from host, guest and number of the interface, and always the same.
+              - The MAC address. Write it in quotes, since YAML takes some for numbers.
+              - The default is derived from host, guest and number of the interface, and always the same.
             type: str
           model:
             description: What the guest sees. The default is V(virtio-net-pci).
@@ -297,11 +298,11 @@ EXAMPLES = r"""
       - name: vm1
         nics:
           - tap: QemuTap0
-            mac: 52:54:00:21:34:56
+            mac: "52:54:00:21:34:56"
       - name: vm2
         nics:
           - tap: QemuTap1
-            mac: 52:54:00:21:34:57
+            mac: "52:54:00:21:34:57"
 
 - name: Give a guest more memory, now
   labspan.vmnet.qemu_guest:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
 
@@ -47,6 +48,9 @@ def test_mac_addresses_have_one_form() -> None:
     [
         ("52:54:00:12:34", "six hexadecimal pairs"),
         ("52:54:00:12:34:5g", "six hexadecimal pairs"),
+        ("525400123456", "six hexadecimal pairs"),
+        (str(yaml.safe_load("52:54:00:12:34:56")), 'write "52:54:00:12:34:56"'),
+        (str(yaml.safe_load("10:00:00:00:00:00")), 'write "10:00:00:00:00:00"'),
         ("01:00:5e:00:00:01", "multicast"),
         ("ff:ff:ff:ff:ff:ff", "multicast"),
         ("00:00:00:00:00:00", "empty address"),
@@ -70,5 +74,9 @@ def test_addresses_and_networks_need_their_prefix_length() -> None:
     assert str(_values.interface_address("addresses", "FD00::1/64")) == "fd00::1/64"
     with pytest.raises(InvalidInput, match="no prefix length"):
         _values.interface_address("addresses", "192.168.6.10")
-    with pytest.raises(InvalidInput, match="host bits"):
+    with pytest.raises(InvalidInput, match=r"host bits set; write 192\.168\.6\.0/24"):
         _values.network("sources", "192.168.6.10/24")
+    with pytest.raises(InvalidInput, match=r"as in 192\.168\.6\.0/24"):
+        _values.network("sources", "192.168.6")
+    with pytest.raises(InvalidInput, match=r"as in 192\.168\.6\.10/24"):
+        _values.interface_address("addresses", "192.168.6.300/24")
