@@ -37,7 +37,11 @@ def wanted_bridge(options: Options) -> WantedBridge:
     network = _values.object_name("network", options.get("network") or name)
     addresses = options.get("addresses")
     if options.get("host_access") is False and addresses:
-        raise InvalidInput("addresses", addresses, f"cannot be given to {name} with host_access: false.")
+        raise InvalidInput(
+            "addresses",
+            addresses,
+            f"cannot be given to {name} with host_access: false, which closes the host off. Leave out one of them.",
+        )
     ports = options.get("ports")
     own_vlans, port_vlans = _wanted_vlans(options.get("vlans"))
     return WantedBridge(

@@ -327,8 +327,8 @@ def _check_free(want: WantedBridge, link: Link, addresses: t.Sequence[Address]) 
     ]
     if has:
         raise Refused(
-            f"ports: {link.name} has the address {', '.join(str(each.address) for each in has)}, which does not work "
-            "on a port. Remove it, or move the interface with its addresses (labspan.vmnet.bridge_uplink)."
+            f"ports: {link.name} has {', '.join(str(each.address) for each in has)}, and addresses do not work on a "
+            "port. Remove them there first; what needs them belongs on the bridge (addresses)."
         )
 
 

@@ -363,7 +363,7 @@ REFUSALS: list[tuple[dict[str, t.Any], str]] = [
     ({"hello_time": 11}, "out of range"),
     ({"group_forward_mask": 1}, "lowest three bits"),
     ({"ports": ["nothing"]}, "does not exist"),
-    ({"ports": ["lan"]}, "bridge_uplink"),
+    ({"ports": ["lan"]}, "Remove them there first"),
     ({"ports": ["taken"]}, "a port of other already"),
     ({"ports": ["other"]}, "cannot be the port of a bridge"),
     ({"name": "lan"}, "not a bridge but a veth device"),
