@@ -63,7 +63,7 @@ class Starting:
                     qmp.execute("cont")
         except _qmp.QmpClosed:
             said = last_lines(Places(self.spec.name).output)
-            raise SystemFailure(f"guest {self.spec.name} did not start. QEMU said: {said}") from None
+            raise SystemFailure(f"guest {self.spec.name} did not start. QEMU said: {said.rstrip('.')}.") from None
 
 
 def begin(definition: Definition, account: Account, wanted: str) -> Starting:

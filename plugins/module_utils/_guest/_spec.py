@@ -305,12 +305,13 @@ def _nics(guest: str, entries: t.Sequence[Options], identity: str) -> tuple[Nic,
 def _nic(guest: str, index: int, entry: Options, identity: str) -> Nic:
     where = f"nics[{index}]"
     tap, bridge, user = entry.get("tap"), entry.get("bridge"), bool(entry.get("user"))
+    given = {option: value for option, value in entry.items() if value is not None}
     if not (tap or bridge or user):
         raise InvalidInput(
-            where, dict(entry), f"of guest {guest} leads nowhere: give tap (an existing one), bridge or user: true."
+            where, given, f"of guest {guest} leads nowhere: give tap (an existing one), bridge or user: true."
         )
     if user and (tap or bridge):
-        raise InvalidInput(where, dict(entry), f"of guest {guest} has user: true and a tap or bridge; choose one.")
+        raise InvalidInput(where, given, f"of guest {guest} has user: true and a tap or bridge; choose one.")
     model = entry.get("model") or "virtio-net-pci"
     queues = 1 if entry.get("queues") is None else entry["queues"]
     if queues < 1:
