@@ -83,6 +83,13 @@ class ModuleFailed(AssertionError):
     """A module that a test expected to succeed did not."""
 
 
+class Traced(t.NamedTuple):
+    """A module's result, and the system calls that it made, one a line."""
+
+    result: Result
+    log: str
+
+
 class Host:
     """One throw-away host; use as a context manager."""
 
@@ -176,9 +183,10 @@ class Host:
         check: bool = False,
         diff: bool = True,
         environment: t.Optional[t.Mapping[str, str]] = None,
+        wrapper: t.Sequence[str] = (),
     ) -> Result:
         """Run a module of the collection; the result whatever it is."""
-        process = self.start_module(name, params, check=check, diff=diff, environment=environment)
+        process = self.start_module(name, params, check=check, diff=diff, environment=environment, wrapper=wrapper)
         return finish_module(process)
 
     def start_module(
@@ -189,10 +197,12 @@ class Host:
         check: bool = False,
         diff: bool = True,
         environment: t.Optional[t.Mapping[str, str]] = None,
+        wrapper: t.Sequence[str] = (),
     ) -> subprocess.Popen[str]:
         """Start a module of the collection, for tests that interrupt it or run two at once."""
         arguments = {**params, "_ansible_check_mode": check, "_ansible_diff": diff}
         process = self.start(
+            *wrapper,
             self.interpreter,
             "-c",
             _MODULE,
@@ -208,6 +218,16 @@ class Host:
         process.stdin.close()
         process.stdin = None
         return process
+
+    def strace(self, name: str, params: t.Mapping[str, t.Any], calls: str) -> Traced:
+        """Run a module that must succeed under strace(1), which writes down these system calls."""
+        path = pathlib.Path(f"/tmp/labspan-strace-{os.getpid()}-{id(self)}")
+        wrapper = ("strace", "-f", "-v", "-e", f"trace={calls}", "-o", str(path))
+        try:
+            result = self.converge(name, params, wrapper=wrapper)
+            return Traced(result, path.read_text(encoding="utf-8", errors="replace"))
+        finally:
+            path.unlink(missing_ok=True)
 
     def converge(self, name: str, params: t.Mapping[str, t.Any], **options: t.Any) -> Result:
         """Run a module that must succeed."""
