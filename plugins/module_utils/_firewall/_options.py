@@ -238,6 +238,7 @@ def resolve(entry: Asked, host: Surroundings, warn: t.Callable[[str], None]) -> 
             f"they send to the internet. To reach the internet, write {form}."
         )
     _check_routed(entry, sources, host)
+    _check_guests(entry, sources)
     return Network(
         name=entry.name,
         bridge=entry.bridge,
@@ -313,6 +314,19 @@ def _check_routed(entry: Asked, sources: t.Sequence[Subnet], host: Surroundings)
             raise Refused(
                 f"sources: {clash} of the network {entry.name} overlaps {route.destination}, which this host reaches "
                 f"through {route.interface}. Choose a subnet that is used nowhere else."
+            )
+
+
+def _check_guests(entry: Asked, sources: t.Sequence[Subnet]) -> None:
+    """What is forwarded to elsewhere gets no answer: guests send from their own subnets only."""
+    for number, forward in enumerate(entry.port_forwards):
+        guest = ipaddress.ip_address(forward.guest_address)
+        if sources and not any(guest in source for source in sources):
+            raise InvalidInput(
+                f"port_forwards[{number}].guest_address",
+                forward.guest_address,
+                f"is in none of the subnets of the network {entry.name} ({', '.join(map(str, sources))}), so that "
+                "nothing would answer. Correct the address, or list its subnet in sources.",
             )
 
 

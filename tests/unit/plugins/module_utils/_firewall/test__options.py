@@ -83,6 +83,8 @@ def test_the_bridge_as_out_interface_names_the_better_form() -> None:
         ({"to_ports": "0"}, "to_ports"),
         ({"to_ports": "9-8"}, "lower"),
         ({"name": "../etc"}, "usable name"),
+        ({"port_forwards": [{"host_port": "80", "guest_address": "10.9.0.5"}]}, "guest_address.*none of the subnets"),
+        ({"port_forwards": [{"host_port": "80", "guest_address": "fd99::5"}]}, "guest_address.*none of the subnets"),
     ],
 )
 def test_what_cannot_be_right_is_told(params: dict[str, t.Any], words: str) -> None:
