@@ -69,8 +69,8 @@ def check_owner(what: str, alias: str, network: str, *, force: bool) -> None:
     owner = owner_of(alias)
     if owner not in (None, network) and not force:
         raise Refused(
-            f"{what} belongs to the network {owner!r}, and this task is about {network!r}. Use another name, give "
-            f"network: {owner}, or take it over with force: true."
+            f"{what} belongs to the network {owner!r}, and the option network of this task is {network!r}, given or by "
+            f"default. Give network: {owner}, use another name, or take it over with force: true."
         )
 
 

@@ -103,7 +103,7 @@ def plan_taps(
         for want in wanted
         for change in _plan_tap(have.get(want.name), want, stale.get(want.name), boot, bridges, want.name in recreated)
     ]
-    _refuse_held(steps, wanted, find_holders)
+    _refuse_held(steps, have, wanted, find_holders)
     return sorted(steps, key=lambda change: _phase(change, stale))
 
 
@@ -236,18 +236,27 @@ def _steps(have: Tap, target: Tap, recreate: str, recreated: bool) -> list[Chang
     return changes
 
 
-def _refuse_held(steps: t.Sequence[Change], wanted: t.Sequence[WantedTap], find_holders: FindHolders) -> None:
+def _refuse_held(
+    steps: t.Sequence[Change], have: t.Mapping[str, Tap], wanted: t.Sequence[WantedTap], find_holders: FindHolders
+) -> None:
     leaving = {change.name for change in steps if isinstance(change, Existence) and change.after is None}
-    returning = {change.name for change in steps if isinstance(change, Existence) and change.after is not None}
+    returning = {
+        change.name: change.after for change in steps if isinstance(change, Existence) and change.after is not None
+    }
     forced = {want.name for want in wanted if want.force}
     held = find_holders(leaving - forced) if leaving - forced else {}
     for name in sorted(held):
-        purpose = "be replaced, as its owner cannot change" if name in returning else "be removed"
+        purpose = f"be replaced, as {_why_replaced(have[name], returning[name])}" if name in returning else "be removed"
         raise Refused(
             f"{_what(name)} is to {purpose}, and is in use by {held[name]}, which would lose its network. "
             "Stop that process first (or take the tap away from it with force: true).",
             in_use_by={key: str(holder) for key, holder in held.items()},
         )
+
+
+def _why_replaced(have: Tap, target: Tap) -> str:
+    differing = [key for key in FIXED if getattr(have, key) != getattr(target, key)]
+    return f"{' and '.join(differing)} cannot change on a living tap" if differing else "recreate: always asks for it"
 
 
 def _phase(change: Change, stale: t.Container[str]) -> int:

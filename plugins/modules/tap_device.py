@@ -47,7 +47,8 @@ options:
         description:
           - The network that the tap belongs to. It is written into the alias of the tap.
           - Taps of another network are refused.
-          - The default is the name of the bridge, or the tap's own where no bridge is given.
+          - The default is the name of the bridge, or the tap's own where no bridge is given. So a task that takes a tap off its
+            bridge, moves it to another one, or removes it without naming the bridge, names the network instead.
         type: str
       bridge: &bridge
         description:

@@ -215,6 +215,19 @@ def test_a_tap_in_use_is_not_taken_from_its_process(want: WantedTap) -> None:
     assert plan({"t0": OWNED}, [dataclasses.replace(want, force=True)], held=held)
 
 
+@pytest.mark.parametrize(
+    ("want", "reason"),
+    [
+        (WantedTap("t0", "lab", owner=0), "as owner cannot change"),
+        (WantedTap("t0", "lab", owner=0, multi_queue=True), "as owner and multi_queue cannot change"),
+        (WantedTap("t0", "lab", recreate="always"), "as recreate: always asks for it"),
+    ],
+)
+def test_why_a_tap_in_use_would_be_replaced_is_told(want: WantedTap, reason: str) -> None:
+    with pytest.raises(Refused, match=reason):
+        plan({"t0": OWNED}, [want], held={"t0": "qemu"})
+
+
 def test_a_tap_in_use_may_change_what_a_living_tap_can_change() -> None:
     changes = plan({"t0": OWNED}, [WantedTap("t0", "lab", mtu=9000, bridge="br0")], held={"t0": "qemu"})
     assert sentences(changes) == ["Set the MTU of tap t0 from 1500 to 9000", "Attach tap t0 to bridge br0"]
