@@ -164,15 +164,19 @@ def _port_forwards(option: str, entries: t.Sequence[t.Mapping[str, t.Any]]) -> t
     forwards = tuple(_port_forward(f"{option}[{number}]", entry) for number, entry in enumerate(entries))
     for position, forward in enumerate(forwards):
         for other in forwards[position + 1 :]:
-            same = (forward.family, forward.protocol) == (other.family, other.protocol)
-            hosts = {forward.host_address, other.host_address}
-            if same and (len(hosts) == 1 or None in hosts) and _overlap(forward.host_port, other.host_port):
+            if _clash(forward, other):
                 raise InvalidInput(
                     f"{option}[].host_port",
                     other.host_port,
                     f"({other.protocol}) is forwarded twice; give each port one guest.",
                 )
     return forwards
+
+
+def _clash(one: PortForward, other: PortForward) -> bool:
+    same = (one.family, one.protocol) == (other.family, other.protocol)
+    hosts = {one.host_address, other.host_address}
+    return same and (len(hosts) == 1 or None in hosts) and _overlap(one.host_port, other.host_port)
 
 
 def _port_forward(option: str, entry: t.Mapping[str, t.Any]) -> PortForward:
@@ -222,6 +226,15 @@ def check_together(entries: t.Sequence[Asked]) -> None:
                 clash = next((source for source in other.sources if source.overlaps(subnet)), None)
                 if clash is not None:
                     raise InvalidInput("sources", str(clash), f"of {other.name} overlaps {subnet} of {entry.name}.")
+            for forward in entry.port_forwards:
+                rival = next((rival for rival in other.port_forwards if _clash(forward, rival)), None)
+                if rival is not None:
+                    raise InvalidInput(
+                        "port_forwards[].host_port",
+                        rival.host_port,
+                        f"({rival.protocol}) is forwarded by both {entry.name} and {other.name}; give each port one "
+                        "guest.",
+                    )
 
 
 def resolve(entry: Asked, host: Surroundings, warn: t.Callable[[str], None]) -> Network:

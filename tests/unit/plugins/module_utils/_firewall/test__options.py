@@ -105,3 +105,14 @@ def test_a_port_has_one_guest() -> None:
     with pytest.raises(LabspanError, match="forwarded twice"):
         resolve({"port_forwards": [one, other]})
     resolve({"port_forwards": [one, {**other, "protocol": "udp"}]})
+
+
+def test_a_port_has_one_guest_among_all_networks_of_a_task() -> None:
+    def network(name: str, guest: str, protocol: str = "tcp") -> _options.Asked:
+        forward = {"host_port": "8080", "guest_address": guest, "protocol": protocol}
+        return _options.asked({"state": "present", "name": name, "bridge": name, "port_forwards": [forward]}, "")
+
+    with pytest.raises(LabspanError, match=r"8080.*forwarded by both red and blue"):
+        _options.check_together([network("red", "10.0.0.5"), network("blue", "10.1.0.5")])
+    _options.check_together([network("red", "10.0.0.5"), network("blue", "10.1.0.5", "udp")])
+    _options.check_together([network("red", "10.0.0.5"), network("blue", "fd00::5")])
