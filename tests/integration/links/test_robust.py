@@ -98,7 +98,7 @@ def test_runs_side_by_side_converge(host: Host, wanted: t.Any) -> None:
     host.converge("linux_bridge", {"name": "br0"})
     halves = [{**TAPS, "taps": TAPS["taps"][:8]}, {**TAPS, "taps": TAPS["taps"][4:]}]
     running = [
-        *(host.start_module("linux_bridge", BRIDGE) for _ in range(2)),
+        *(host.start_module("linux_bridge", BRIDGE) for _bridge in range(2)),
         *(host.start_module("tap_device", half) for half in halves),
     ]
     results = [finish_module(process) for process in running]
