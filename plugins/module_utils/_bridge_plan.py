@@ -312,9 +312,8 @@ class _Steps:
         for key, address in wanted.items():
             if key not in {address_key(each) for each in self._now.addresses}:
                 self._emit(_address_change(self._what, None, address))
-        for address in reversed(
-            self._now.addresses
-        ):  # a subnet's primary address is its first one, and takes the others
+        # A subnet's primary address is its first one, and takes the others with it.
+        for address in reversed(self._now.addresses):
             if address_key(address) not in wanted and not is_link_local(address):
                 self._remove(address, kept=wanted)
 

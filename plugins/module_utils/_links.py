@@ -208,8 +208,8 @@ def vlan_requests(
     if after is None or before == after:
         return []
     index = index_of(name)
-    # A port that is fresh has the bridge's default VLAN, which is 1 unless somebody chose otherwise.
-    present = before if before is not None else frozenset([Vlan(1, True, True)])
+    # A port that is fresh has the bridge's default VLAN, whichever that is; taking away what is not there is no error.
+    present = before if before is not None else frozenset(Vlan(number, False, False) for number in range(1, 4095))
     gone = {vlan for vlan in present if vlan.id not in {kept.id for kept in after}}
     return [
         *_netlink.change_vlans(index, gone, present=False, on_bridge_itself=on_bridge_itself),
@@ -245,10 +245,10 @@ def send(netlink: Netlink, changes: t.Sequence[tuple[Change, t.Sequence[Request]
 
 def failure(change: Change, refusal: Refusal) -> SystemFailure:
     """The kernel's refusal as a sentence that says what to do."""
-    sentence = (
-        f"{change.sentence}: the kernel refuses with {errno.errorcode.get(refusal.code, refusal.code)}, {refusal}."
-    )
-    return SystemFailure(f"{sentence}{_remedy(change, refusal.code)}", errno=errno.errorcode.get(refusal.code))
+    # Python knows two names for this number, and gives the one that the kernel does not use.
+    name = "EOPNOTSUPP" if refusal.code == errno.EOPNOTSUPP else errno.errorcode.get(refusal.code, str(refusal.code))
+    sentence = f"{change.sentence}: the kernel refuses with {name}, {refusal}."
+    return SystemFailure(f"{sentence}{_remedy(change, refusal.code)}", errno=name)
 
 
 def _remedy(change: Change, code: int) -> str:
