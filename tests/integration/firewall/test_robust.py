@@ -14,7 +14,7 @@ import typing as t
 import pytest
 from support.hosts import finish_module
 
-from .conftest import BRIDGE, HOST4, LAN4, UPLINK, Lab
+from .conftest import BRIDGE, GUEST4, HOST4, LAN4, UPLINK, Lab
 
 pytestmark = pytest.mark.one_interpreter
 
@@ -119,3 +119,55 @@ def test_what_was_done_before_a_failure_is_undone(lab: Lab) -> None:
     assert "60-labspan-lab.conf cannot be written" in result["msg"]
     assert "Create the nftables table inet labspan_lab" in result["undone"]
     assert lab.dump() == before
+
+
+MEDDLING: list[list[str]] = [
+    ["nft", "flush table inet labspan_lab"],
+    ["nft", "delete table inet labspan_lab"],
+    ["nft", "insert rule inet labspan_lab forward accept"],
+    ["nft", "flush ruleset"],
+    ["iptables", "-F", "LABSPAN-lab-FWD"],
+    ["iptables", "-t", "nat", "-F"],
+    ["sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.forwarding=0"],
+    ["sh", "-c", "rm -f /etc/sysctl.d/60-labspan-lab.conf"],
+]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_in_between_a_run_converges(lab: Lab, current_backend: str, seed: int) -> None:
+    """Random wishes, removals and meddling: guests get out, the LAN does not get in, what is others' stays."""
+    lab.serve("lan")
+    lab.serve("guest")
+    lab.route_to_guests()
+    chosen = random.Random(seed)
+
+    def others() -> list[str]:
+        chain = lab.host.run("iptables", "-S", "FOREIGN", check=False).stdout
+        return [chain, lab.host.run("nft", "list", "table", "inet", "theirs", check=False).stdout]
+
+    for _step in range(4):
+        for command in chosen.sample(MEDDLING, 2):
+            lab.host.run(*command, check=False)
+        lab.host.run("iptables", "-N", "FOREIGN", check=False)
+        lab.host.run("nft", "add table inet theirs; add chain inet theirs kept")
+        before = others()
+        if chosen.random() < 0.3:
+            lab.host.converge("nat_masquerade", {"name": "lab", "state": "absent"})
+            assert "labspan" not in lab.host.out("nft", "list", "ruleset").lower()
+        wish = lab.nat(
+            backend=current_backend,
+            host_access=chosen.choice(["full", "services"]),
+            random=chosen.choice([True, False]),
+            to_ports=chosen.choice([None, "1024-65535"]),
+        )
+        lab.host.converge("nat_masquerade", wish)
+        assert others() == before
+        assert "FOREIGN" in before[0]
+        assert lab.seen("guest", LAN4) == HOST4
+        assert lab.refused("lan", GUEST4)
+        assert not lab.host.converge("nat_masquerade", wish)["changed"]
+    lab.host.converge("nat_masquerade", {"name": "lab", "state": "absent"})
+    assert "labspan" not in lab.host.out("nft", "list", "ruleset").lower()
+    # With the rules gone the LAN gets in, where somebody forwards: the refusals above were theirs.
+    lab.host.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+    assert not lab.refused("lan", GUEST4)
