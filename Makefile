@@ -11,7 +11,6 @@ export PATH := $(CURDIR)/.venv/newest/bin:$(PATH)
 export ANSIBLE_COLLECTIONS_PATH := $(CURDIR)/.build/collections
 export ANSIBLE_PIPELINING := true
 export ANSIBLE_LOCALHOST_WARNING := false
-export ANSIBLE_CALLBACK_RESULT_FORMAT := yaml
 export ANSIBLE_HOME := $(CURDIR)/.build/ansible
 unexport PYTHONPATH ANSIBLE_CONFIG
 
@@ -36,7 +35,7 @@ setup: ## Install what the tests need: Debian packages, and Python environments 
 quickstart: ## Bring up a NAT lab with two guests in a namespace of its own, and prove it
 	@tests/setup.sh quickstart
 	@$(AS_ROOT) tests/lab/labctl up quickstart labhost --tiny-guest
-	@$(AS_ROOT) ansible-playbook -i playbooks/inventory/quickstart.yml playbooks/quickstart.yml
+	@$(AS_ROOT) env ANSIBLE_CALLBACK_RESULT_FORMAT=yaml ansible-playbook -i playbooks/inventory/quickstart.yml playbooks/quickstart.yml
 	@printf '%s\n' '' \
 		'The lab runs. To look around (as root):' \
 		'  tests/lab/labctl shell quickstart labhost                  a shell on the lab host: ip -d -j address, bridge link,' \
