@@ -110,7 +110,7 @@ class TapBench:
         playbook = pathlib.Path(sys.executable).parent / "ansible-playbook"
         words = ["--inventory", "localhost,", "--connection", "local", "--extra-vars", f"@{path}"]
         interpreter = ["--extra-vars", f"ansible_python_interpreter={self._host.interpreter}"]
-        self._host.run(str(playbook), *words, *interpreter, str(HERE / name))
+        self._run([str(playbook), *words, *interpreter, str(HERE / name)])
 
     def _module(self, state: str) -> None:
         self._host.converge("tap_device", {"bridge": BRIDGE, "state": state, "taps": self._entries()})
@@ -127,10 +127,14 @@ class TapBench:
         return lines
 
     def _script(self, commands: t.Sequence[str]) -> None:
-        self._host.run("sh", "-e", stdin="".join(f"ip {command}\n" for command in commands))
+        self._run(["sh", "-e"], "".join(f"ip {command}\n" for command in commands))
 
     def _batch(self, commands: t.Sequence[str]) -> None:
-        self._host.run("ip", "-batch", "-", stdin="".join(f"{command}\n" for command in commands))
+        self._run(["ip", "-batch", "-"], "".join(f"{command}\n" for command in commands))
+
+    def _run(self, command: t.Sequence[str], stdin: str = "") -> None:
+        """Host.run gives up after a minute, which a loop over 300 commands takes."""
+        subprocess.run(self._host.argv(*command), input=stdin, text=True, check=True, stdout=subprocess.DEVNULL)
 
 
 def measure_taps(sizes: t.Sequence[int], rounds: int, interpreter: str) -> dict[tuple[str, int], Rounds]:
