@@ -271,18 +271,25 @@ class Host:
         heard += links.heard
 
     def settle(self) -> None:
-        """Wait until the kernel has nothing more to say about what was done: addresses are no longer tentative, and
-        interfaces that came up know whether they have a carrier. That takes the kernel up to a second; a bridge that
-        never had a port may not know for ever."""
-        patience = time.monotonic() + 2
+        """Wait until the kernel has nothing more to say about what was done.
+
+        An interface that came up learns after up to a second whether it has a carrier, gets its link-local address
+        then, and is sure of it after another. A bridge that never had a port may not know for ever.
+        """
+        patience = time.monotonic() + 3
 
         def settled() -> bool:
-            for link in self.json("ip", "-j", "addr", "show"):
-                up = "UP" in link.get("flags", ()) and link.get("ifname") != "lo"
-                if up and link.get("operstate") == "UNKNOWN" and time.monotonic() < patience:
+            script = "ip -j addr show; echo @@@; grep -s ^0 /proc/sys/net/ipv6/conf/*/disable_ipv6"
+            shown, _marker, ipv6 = self.run("sh", "-c", script, check=False).stdout.partition("@@@\n")
+            for link in json.loads(shown):
+                flags, addresses = link.get("flags", ()), link.get("addr_info", ())
+                if "UP" not in flags or "LOOPBACK" in flags:
+                    continue
+                expects = "LOWER_UP" in flags and f"/{link['ifname']}/" in ipv6
+                has = any(str(address.get("local")).startswith("fe80") for address in addresses)
+                if time.monotonic() < patience and (link.get("operstate") == "UNKNOWN" or (expects and not has)):
                     return False
-                carrier = "LOWER_UP" in link.get("flags", ())
-                if carrier and any(address.get("tentative") for address in link["addr_info"]):
+                if "LOWER_UP" in flags and any(address.get("tentative") for address in addresses):
                     return False
             return True
 
