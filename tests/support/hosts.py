@@ -58,6 +58,9 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 #: What a kernel counts down by itself, and what a measurement of the same state may give differently.
 _VOLATILE = ("timer", "valid_life_time", "preferred_life_time", "operstate_changes", "updated", "used")
 
+#: Seconds after which the kernel has reported every change of a carrier; it collects them for one.
+LINKWATCH = 1.2
+
 _DUMP = {
     "addresses": "ip -d -j addr show",
     "links": "ip -d -j link show",
@@ -270,6 +273,14 @@ class Host:
             heard += tables.heard
         heard += links.heard
 
+    def assert_rests(self, name: str, params: t.Mapping[str, t.Any]) -> None:
+        """A rerun of a module reports nothing and does nothing, which the kernel's monitors confirm."""
+        with self.monitored() as heard:
+            again = self.converge(name, params)
+        found = (again["changed"], again["actions"], heard)
+        if found != (False, [], []):
+            raise AssertionError(f"a rerun did not rest: {found}")
+
     def settle(self) -> None:
         """Wait until the kernel has nothing more to say about what was done.
 
@@ -308,6 +319,8 @@ class _Monitor:
         with self._path.open("w", encoding="utf-8") as output:
             self._process = self._host.start("stdbuf", "-oL", *self._command, stdout=output, stdin=subprocess.DEVNULL)
         await_condition(lambda: self._marked("begin") >= 0, f"{self._command[0]} monitor to hear its marker")
+        if self._command[0] == "ip":
+            self._await_silence()
         self._begin = self._await("ready")
         return self
 
@@ -321,6 +334,18 @@ class _Monitor:
         self._process.kill()
         self._process.wait()
         self._path.unlink()
+
+    def _await_silence(self) -> None:
+        """The kernel reports carriers up to a second late (net/core/link_watch.c), those of the run before included."""
+        heard, since = -1, time.monotonic()
+
+        def silent() -> bool:
+            nonlocal heard, since
+            if len(self._lines()) != heard:
+                heard, since = len(self._lines()), time.monotonic()
+            return time.monotonic() - since > LINKWATCH
+
+        await_condition(silent, "the end of what the kernel has to report of before")
 
     def _lines(self) -> list[str]:
         return self._path.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -41,10 +41,7 @@ def ports(host: Host, name: str = "br0") -> set[str]:
 
 
 def assert_rests(host: Host, options: dict[str, t.Any]) -> None:
-    """A second run reports nothing and does nothing, which the kernel's monitors confirm."""
-    with host.monitored() as heard:
-        again = host.converge("linux_bridge", options)
-    assert (again["changed"], again["actions"], heard) == (False, [], [])
+    host.assert_rests("linux_bridge", options)
 
 
 def test_a_bridge_is_made_pinned_marked_and_up(host: Host) -> None:

@@ -63,10 +63,7 @@ def port(host: Host, name: str = "t0") -> dict[str, t.Any]:
 
 
 def assert_rests(host: Host, options: dict[str, t.Any]) -> None:
-    """A second run reports nothing and does nothing, which the kernel's monitors confirm."""
-    with host.monitored() as heard:
-        again = host.converge("tap_device", options)
-    assert (again["changed"], again["actions"], heard) == (False, [], [])
+    host.assert_rests("tap_device", options)
 
 
 def hold(host: Host, name: str = "t0") -> subprocess.Popen[str]:
