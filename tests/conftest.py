@@ -12,7 +12,9 @@ import hypothesis
 import pytest
 from support.machine import own_network
 
-hypothesis.settings.register_profile("labspan", deadline=None, print_blob=True)
+# How long it takes to find an example says something of the machine, and of the strategy, and nothing of the code.
+_UNHURRIED = [hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.filter_too_much]
+hypothesis.settings.register_profile("labspan", deadline=None, print_blob=True, suppress_health_check=_UNHURRIED)
 hypothesis.settings.load_profile("labspan")
 
 
