@@ -115,7 +115,7 @@ def bzimage(payload: bytes) -> bytes:
     ("payload", "name"),
     [
         (lzma.compress(elf({}), check=lzma.CHECK_CRC32) + b"size", "vmlinux"),
-        (gzip.compress(elf({})) + b"size", "vmlinux"),
+        (gzip.compress(elf({}), mtime=0) + b"size", "vmlinux"),
         (lzma.compress(b"not an ELF file") + b"size", "vmlinuz"),
         (b"\x02!L\x18 LZ4, which Python cannot read", "vmlinuz"),
     ],
