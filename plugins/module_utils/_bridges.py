@@ -259,13 +259,9 @@ class Bridges(Resource[BridgesState]):
 
     def _tell_of_strangers(self, have: BridgesState) -> None:
         """Say once which bridges stay: when the plan is verified, what was adopted and put back looks the same."""
-        if self._told:
-            return
+        if not self._told:
+            self.warnings += _links.left_alone("bridge", self._wanted, have.bridges)
         self._told = True
-        for want in self._wanted:
-            bridge = have.bridges.get(want.name)
-            if bridge is not None and not want.present and not want.force and _links.is_nobodys(bridge):
-                self.warnings.append(_links.left_alone(f"bridge {want.name}", want.name))
 
     def _check_addresses(self, have: BridgesState, changes: t.Sequence[Change]) -> None:
         tolerant = {want.name for want in self._wanted if want.allow_overlap}

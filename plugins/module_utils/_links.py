@@ -79,12 +79,14 @@ def is_nobodys(have: t.Any) -> bool:
     return have.adopted is None and owner_of(have.alias) is None
 
 
-def left_alone(what: str, name: str) -> str:
-    """What the user is told of an interface that C(state: absent) finds and does not remove."""
-    return (
-        f"{what} was neither made nor adopted by labspan.vmnet, and was left alone. Remove it by hand "
-        f"(ip link delete {name}), or with force: true."
-    )
+def left_alone(kind: str, wanted: t.Iterable[t.Any], have: t.Mapping[str, t.Any]) -> list[str]:
+    """What the user is told of the interfaces that C(state: absent) finds and does not remove."""
+    return [
+        f"{kind} {want.name} was neither made nor adopted by labspan.vmnet, and was left alone. Remove it by hand "
+        f"(ip link delete {want.name}), or with force: true."
+        for want in wanted
+        if want.name in have and not want.present and not want.force and is_nobodys(have[want.name])
+    ]
 
 
 @dataclasses.dataclass(frozen=True)

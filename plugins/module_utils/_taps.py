@@ -109,13 +109,9 @@ class TapDevices(Resource[TapsState]):
 
     def _tell_of_strangers(self, have: TapsState) -> None:
         """Say once which taps stay: when the plan is verified, what was adopted and put back looks the same."""
-        if self._told:
-            return
+        if not self._told:
+            self.warnings += _links.left_alone("tap", self._wanted, have.taps)
         self._told = True
-        for want in self._wanted:
-            tap = have.taps.get(want.name)
-            if tap is not None and not want.present and not want.force and _links.is_nobodys(tap):
-                self.warnings.append(_links.left_alone(f"tap {want.name}", want.name))
 
     def predict(self, have: TapsState, changes: t.Sequence[Change]) -> TapsState:
         return dataclasses.replace(have, taps=_tap_plan.state_after(have.taps, changes)) if changes else have
