@@ -10,19 +10,13 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import os
-import socket
-import struct
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _rtnetlink
-from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import (
     AF_INET,
     AF_INET6,
-    HEADER,
     MAIN_TABLE,
     Address,
     BridgeInfo,
@@ -31,6 +25,15 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import (
     Route,
     TunInfo,
     Vlan,
+)
+from ansible_collections.labspan.vmnet.plugins.module_utils._wire import (
+    HEADER,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Message,
+    Refusal,
+    Wire,
 )
 
 __all__ = [
@@ -49,24 +52,7 @@ __all__ = [
     "Vlan",
 ]
 
-_AF_NETLINK = 16
 _AF_BRIDGE = 7
-_SOL_NETLINK = 270
-_NETLINK_CAP_ACK = 10
-_NETLINK_EXT_ACK = 11
-_NETLINK_GET_STRICT_CHK = 12
-_SO_RCVBUFFORCE = 33
-_NLMSG_ERROR = 2
-_NLMSG_DONE = 3
-_NLM_F_REQUEST = 0x1
-_NLM_F_ACK = 0x4
-_NLM_F_DUMP_INTR = 0x10
-_NLM_F_DUMP = 0x300
-_NLM_F_REPLACE = 0x100
-_NLM_F_EXCL = 0x200
-_NLM_F_CREATE = 0x400
-_NLM_F_ACK_TLVS = 0x200
-_NLMSGERR_ATTR_MSG = 1
 _RTM_NEWLINK = 16
 _RTM_DELLINK = 17
 _RTM_GETLINK = 18
@@ -84,9 +70,6 @@ _BRIDGE_FLAGS_SELF = 2
 _VLAN_PVID = 0x2
 _VLAN_UNTAGGED = 0x4
 _FOREVER = 0xFFFFFFFF
-_RECEIVE_SIZE = 1 << 18
-#: Requests in one send. Their acknowledgements wait in our receive buffer, which must hold them all.
-_BATCH = 256
 
 
 class Request(t.NamedTuple):
@@ -97,26 +80,11 @@ class Request(t.NamedTuple):
     message: t.Any
 
 
-@dataclasses.dataclass(frozen=True)
-class Refusal:
-    """Why the kernel did not carry out a request."""
-
-    code: int
-    """An errno."""
-    explanation: str
-    """The kernel's own words, if it had any."""
-
-    def __str__(self) -> str:
-        words = os.strerror(self.code)
-        return f"{words} ({self.explanation})" if self.explanation else words
-
-
 class Netlink:
     """A conversation with the kernel's rtnetlink in this network namespace; the socket opens with the first request."""
 
     def __init__(self) -> None:
-        self._socket: t.Optional[socket.socket] = None
-        self._sequence = 0
+        self._wire = Wire()
         self._names: t.Optional[dict[int, str]] = None
 
     def __enter__(self) -> Netlink:
@@ -127,9 +95,7 @@ class Netlink:
 
     def close(self) -> None:
         """Let go of the socket; the next request opens another."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._wire.close()
 
     def links(self) -> dict[str, Link]:
         """Every interface by name."""
@@ -180,80 +146,21 @@ class Netlink:
 
         The kernel goes on after a request that it refuses.
         """
-        answers: list[t.Optional[Refusal]] = []
-        for start in range(0, len(requests), _BATCH):
-            answers += self._send_batch(requests[start : start + _BATCH])
-        return answers
-
-    def _send_batch(self, requests: t.Sequence[Request]) -> list[t.Optional[Refusal]]:
-        connection = self._open()
-        first = self._sequence + 1
-        batch = bytearray()
-        for request in requests:
-            batch += _encode(request.message, request.kind, request.flags | _NLM_F_ACK, self._next_sequence())
-            batch += bytes(-len(batch) % 4)
-        connection.send(batch)
-        answers: dict[int, t.Optional[Refusal]] = {}
-        while len(answers) < len(requests):
-            for header, message in _rtnetlink.split_messages(connection.recv(_RECEIVE_SIZE)):
-                if header[1] == _NLMSG_ERROR and header[3] >= first:
-                    answers[header[3]] = _refusal(header[2], message)
-        return [answers[number] for number in range(first, first + len(requests))]
+        return self._wire.send([Message(request.kind, request.flags, _encode(request.message)) for request in requests])
 
     def _known_names(self) -> dict[int, str]:
         if self._names is None:
             self.links()
         return self._names or {}
 
-    def _open(self) -> socket.socket:
-        if self._socket is None:
-            self._socket = socket.socket(_AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
-            for option in (_NETLINK_CAP_ACK, _NETLINK_EXT_ACK, _NETLINK_GET_STRICT_CHK):
-                self._socket.setsockopt(_SOL_NETLINK, option, 1)
-            try:
-                self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 1 << 20)
-            except PermissionError:  # reading needs no privilege, and no buffer either
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        return self._socket
-
-    def _next_sequence(self) -> int:
-        self._sequence += 1
-        return self._sequence
-
     def _dump(self, what: str, kind: int, message: t.Any) -> list[bytes]:
-        """The replies to one dump request; asked again when the kernel says that the tables changed meanwhile."""
-        connection = self._open()
-        for _attempt in range(20):
-            sequence = self._next_sequence()
-            connection.send(_encode(message, kind, _NLM_F_DUMP, sequence))
-            replies, interrupted = self._collect(what, connection, sequence)
-            if not interrupted:
-                return replies
-        raise SystemFailure(f"the {what} of this host change faster than they can be read. Run the task again.")
-
-    @staticmethod
-    def _collect(what: str, connection: socket.socket, sequence: int) -> tuple[list[bytes], bool]:
-        replies: list[bytes] = []
-        interrupted = False
-        while True:
-            for header, message in _rtnetlink.split_messages(connection.recv(_RECEIVE_SIZE)):
-                _length, kind, flags, number, _port = header
-                if number != sequence:
-                    continue
-                interrupted = interrupted or bool(flags & _NLM_F_DUMP_INTR)
-                if kind == _NLMSG_ERROR:
-                    raise SystemFailure(
-                        f"the kernel does not list the {what} of this host: {_refusal(flags, message)}."
-                    )
-                if kind == _NLMSG_DONE:
-                    return replies, interrupted
-                replies.append(message)
+        return self._wire.dump(what, kind, _encode(message))
 
 
 def create_bridge(name: str) -> Request:
     """A bridge, down and with the kernel's defaults; an interface of that name is an error."""
     attrs = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
-    return Request(_RTM_NEWLINK, _NLM_F_CREATE | _NLM_F_EXCL, _message("link", attrs=attrs))
+    return Request(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _message("link", attrs=attrs))
 
 
 def set_link(
@@ -341,7 +248,7 @@ def add_address(address: Address, index: int) -> Request:
     if (address.valid, address.preferred) != (_FOREVER, _FOREVER):
         lifetimes = {"ifa_preferred": address.preferred, "ifa_valid": address.valid, "cstamp": 0, "tstamp": 0}
         attrs.append(("IFA_CACHEINFO", lifetimes))
-    return Request(_RTM_NEWADDR, _NLM_F_CREATE | _NLM_F_REPLACE, _address_message(address, index, attrs))
+    return Request(_RTM_NEWADDR, NLM_F_CREATE | NLM_F_REPLACE, _address_message(address, index, attrs))
 
 
 def remove_address(address: Address, index: int) -> Request:
@@ -390,17 +297,6 @@ def _address_message(address: Address, index: int, attrs: list[tuple[str, t.Any]
     )
 
 
-def _refusal(flags: int, message: bytes) -> t.Optional[Refusal]:
-    code = -struct.unpack_from("=i", message, HEADER.size)[0]
-    if code == 0:
-        return None
-    explanation = ""
-    if flags & _NLM_F_ACK_TLVS:
-        said = _rtnetlink.parse_attributes(message, HEADER.size + 4 + HEADER.size)
-        explanation = _rtnetlink.parse_text(said.get(_NLMSGERR_ATTR_MSG, b"")).rstrip(".")
-    return Refusal(code, explanation)
-
-
 def _message(kind: str, attrs: t.Sequence[t.Any] = (), **fields: int) -> t.Any:
     message = _message_classes()[kind]()
     message.update(fields)
@@ -408,13 +304,10 @@ def _message(kind: str, attrs: t.Sequence[t.Any] = (), **fields: int) -> t.Any:
     return message
 
 
-def _encode(message: t.Any, kind: int, flags: int, sequence: int) -> bytes:
-    message["header"]["type"] = kind
-    message["header"]["flags"] = flags | _NLM_F_REQUEST
-    message["header"]["sequence_number"] = sequence
+def _encode(message: t.Any) -> bytes:
     message.reset()
     message.encode()
-    return bytes(message.data)
+    return bytes(message.data)[HEADER.size :]
 
 
 @functools.cache

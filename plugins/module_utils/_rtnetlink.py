@@ -19,6 +19,12 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._values import Address as InterfaceAddress
 from ansible_collections.labspan.vmnet.plugins.module_utils._values import Network
+from ansible_collections.labspan.vmnet.plugins.module_utils._wire import (
+    HEADER,
+    Attributes,
+    each_attribute,
+    parse_attributes,
+)
 
 AF_INET = socket.AF_INET
 AF_INET6 = socket.AF_INET6
@@ -26,21 +32,16 @@ AF_INET6 = socket.AF_INET6
 #: The routing table that a host uses unless rules say otherwise (linux/rtnetlink.h).
 MAIN_TABLE = 254
 
-_NLA_TYPE_MASK = 0x3FFF
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
 _RTN_UNICAST = 1
 _RTM_F_CLONED = 0x200
 _FOREVER = 0xFFFFFFFF
 
-HEADER = struct.Struct("=IHHII")
 LINK_HEADER = struct.Struct("=BxHiII")
-_ATTRIBUTE = struct.Struct("=HH")
 _U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
 _S32 = struct.Struct("=i")
-
-Attributes = t.Dict[int, bytes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,30 +149,6 @@ class Route:
     metric: int
     protocol: int
     scope: int
-
-
-def split_messages(received: bytes) -> t.Iterator[tuple[tuple[int, ...], bytes]]:
-    """The messages in what one C(recv) brought: the header's fields, and the message with its header."""
-    offset = 0
-    while offset < len(received):
-        header = HEADER.unpack_from(received, offset)
-        yield header, received[offset : offset + header[0]]
-        offset += (header[0] + 3) & ~3
-
-
-def parse_attributes(message: bytes, offset: int = 0) -> Attributes:
-    """The attributes that begin at C(offset), by their number; the last of several with one number."""
-    return dict(_each_attribute(message, offset))
-
-
-def _each_attribute(message: bytes, offset: int) -> t.Iterator[tuple[int, bytes]]:
-    end = len(message)
-    while offset + 4 <= end:
-        length, kind = _ATTRIBUTE.unpack_from(message, offset)
-        if length < 4:
-            break
-        yield kind & _NLA_TYPE_MASK, message[offset + 4 : offset + length]
-        offset += (length + 3) & ~3
 
 
 def parse_text(value: bytes) -> str:
@@ -304,7 +281,7 @@ def parse_vlans(message: bytes) -> frozenset[Vlan]:
     specification = parse_attributes(message, HEADER.size + LINK_HEADER.size).get(_IFLA_AF_SPEC, b"")
     found: set[Vlan] = set()
     begin = 0
-    for kind, value in _each_attribute(specification, 0):
+    for kind, value in each_attribute(specification):
         if kind != _IFLA_BRIDGE_VLAN_INFO:
             continue
         flags, number = struct.unpack_from("=HH", value)

@@ -1,7 +1,7 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What is done to a host beside netlink while its uplink moves: files, programs, processes; each step with its way back.
+"""What is done beside netlink while the uplink moves: files, programs, processes; each step with its way back.
 
 A step's way back is in the journal, on the disk, before the step is taken. The dead-man carries this file, so it uses
 nothing but Python's standard library and _process.py.

@@ -11,7 +11,7 @@ import struct
 import typing as t
 
 import pytest
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _links, _netlink, _rtnetlink
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _links, _netlink, _rtnetlink, _wire
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Netlink, Refusal, Request, Vlan
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
@@ -21,18 +21,18 @@ CREATE, EXCL, REPLACE = 0x400, 0x200, 0x100
 
 
 def encoded(request: Request) -> tuple[tuple[int, ...], bytes]:
-    raw = _netlink._encode(request.message, request.kind, request.flags, 7)
-    (only,) = _rtnetlink.split_messages(raw)
+    raw = _wire._encode(_wire.Message(request.kind, request.flags, _netlink._encode(request.message)), 7)
+    (only,) = _wire.split_messages(raw)
     return only
 
 
 def attributes(request: Request, size: int = _rtnetlink.LINK_HEADER.size) -> dict[int, bytes]:
-    return _rtnetlink.parse_attributes(encoded(request)[1], _rtnetlink.HEADER.size + size)
+    return _wire.parse_attributes(encoded(request)[1], _wire.HEADER.size + size)
 
 
 def nested(found: dict[int, bytes], *path: int) -> dict[int, bytes]:
     for kind in path:
-        found = _rtnetlink.parse_attributes(found[kind])
+        found = _wire.parse_attributes(found[kind])
     return found
 
 
@@ -57,7 +57,7 @@ def test_up_and_down_touch_no_other_flag(up: bool) -> None:
     raw = encoded(_netlink.set_link("t0", up=up, mac="02:00:00:00:00:01", alias="a note", group=9))[1]
     _family, _type, _index, flags, change = _rtnetlink.LINK_HEADER.unpack_from(raw, 16)
     assert (flags, change) == (int(up), 1)
-    found = _rtnetlink.parse_attributes(raw, 32)
+    found = _wire.parse_attributes(raw, 32)
     assert (found[1], found[20], found[27]) == (bytes.fromhex("020000000001"), b"a note\0", struct.pack("=I", 9))
 
 
@@ -140,11 +140,11 @@ def test_a_refusal_is_told_in_the_kernels_words() -> None:
     words = b"Interface name is taken\0"
     tlv = struct.pack("=HH", 4 + len(words), 1) + words
     error = struct.pack("=IHHII", 36 + len(tlv), 2, 0x300, 7, 0) + struct.pack("=i", -17) + bytes(16) + tlv
-    refusal = _netlink._refusal(0x300, error)
+    refusal = _wire._refusal(0x300, error)
     assert refusal == Refusal(17, "Interface name is taken")
     assert str(refusal) == f"{os.strerror(17)} (Interface name is taken)"
     acknowledged = struct.pack("=IHHII", 36, 2, 0x100, 7, 0) + struct.pack("=i", 0) + bytes(16)
-    assert _netlink._refusal(0x100, acknowledged) is None
+    assert _wire._refusal(0x100, acknowledged) is None
 
 
 class AnsweringNetlink(Netlink):

@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import struct
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _rtnetlink
+from ansible_collections.labspan.vmnet.plugins.module_utils import _rtnetlink, _wire
 from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import Vlan
 from hypothesis import given
 from hypothesis import strategies as st
@@ -149,7 +149,7 @@ def test_local_and_cloned_routes_are_none_that_anybody_set() -> None:
 def test_what_one_receive_brought_is_split_at_the_messages(bodies: list[bytes]) -> None:
     messages = [message(16, body, number) for number, body in enumerate(bodies)]
     received = b"".join(each + bytes(-len(each) % 4) for each in messages)
-    split = list(_rtnetlink.split_messages(received))
+    split = list(_wire.split_messages(received))
     assert [each for _header, each in split] == messages
     assert [header[3] for header, _each in split] == list(range(len(bodies)))
 
@@ -157,9 +157,9 @@ def test_what_one_receive_brought_is_split_at_the_messages(bodies: list[bytes]) 
 @given(st.dictionaries(st.integers(1, 60), st.binary(max_size=9)))
 def test_attributes_are_read_as_they_were_written(attributes: dict[int, bytes]) -> None:
     raw = b"".join(attribute(kind, value) for kind, value in attributes.items())
-    assert _rtnetlink.parse_attributes(raw) == attributes
+    assert _wire.parse_attributes(raw) == attributes
 
 
 @given(st.binary(max_size=40))
 def test_a_mutilated_message_ends_the_reading_and_not_the_program(raw: bytes) -> None:
-    assert isinstance(_rtnetlink.parse_attributes(raw), dict)
+    assert isinstance(_wire.parse_attributes(raw), dict)
