@@ -1,0 +1,223 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From one state of layer 3 to another in one batch of messages, in the order in which nothing is missing in between.
+
+Pure, and of the standard library alone: the dead-man carries this file. The way there, the way back, and the rest of a
+move that was interrupted are the same function, since it looks at nothing but the two states.
+
+An address is on both interfaces before it leaves the first: the kernel drops routes and connections of an address only
+when the host has it nowhere any more (net/ipv4/fib_frontend.c, fib_del_ifaddr).
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._entries import (
+    AF_INET6,
+    RTPROT_KERNEL,
+    Address,
+    Entry,
+    Interface,
+    Neighbour,
+    Route,
+    Rule,
+    Timed,
+)
+from ansible_collections.labspan.vmnet.plugins.module_utils._wire import Message
+
+_RTPROT_RA = 9
+_RTPROT_DHCP = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer3:
+    """Everything that routing knows of some interfaces, each table in the kernel's order."""
+
+    addresses: tuple[Timed, ...] = ()
+    """Of these interfaces."""
+    routes: tuple[Route, ...] = ()
+    """Of the whole host, without those that are the kernel's own business (the table local, multicast)."""
+    rules: tuple[Rule, ...] = ()
+    """Of the whole host."""
+    neighbours: tuple[Neighbour, ...] = ()
+    """Of these interfaces."""
+
+    def moved(self, source: Interface, target: Interface) -> Layer3:
+        """The same with everything of C(source) on C(target), behind what was there."""
+        there = [timed for timed in self.addresses if timed.address.index != source.index]
+        coming = [Timed(timed.address.moved(source, target), timed.lifetimes) for timed in self.addresses]
+        known = {_place(timed.address) for timed in there}
+        new = [
+            timed for timed, old in zip(coming, self.addresses) if timed != old and _place(timed.address) not in known
+        ]
+        v6 = [timed for timed in new if timed.address.family == AF_INET6]
+        v4 = [timed for timed in new if timed.address.family != AF_INET6]
+        return Layer3(
+            # The kernel puts a new IPv6 address before, a new IPv4 address behind the others.
+            addresses=(*v6, *there, *v4),
+            routes=_unique(route.moved(source, target) for route in self.routes),
+            rules=tuple(rule.moved(source, target) for rule in self.rules),
+            neighbours=_unique(neighbour.moved(source, target) for neighbour in self.neighbours),
+        )
+
+
+def _place(address: Address) -> tuple[int, bytes, int, bytes]:
+    """What the kernel lets an interface have once."""
+    return address.index, address.local, address.header[1], address.network
+
+
+AnyEntry = t.TypeVar("AnyEntry", bound=Entry)
+
+
+def _unique(entries: t.Iterable[AnyEntry]) -> tuple[AnyEntry, ...]:
+    return tuple({entry.identity: entry for entry in entries}.values())
+
+
+def batch(have: Layer3, want: Layer3, links: t.Sequence[Message], *, trust_kernel: bool = True) -> list[Message]:
+    """The messages that make C(want) of C(have); C(links) (the interface becomes a port, or none) go in between.
+
+    C(trust_kernel) leaves to the kernel the routes that it makes by itself for an address. Without, they are seen to,
+    too: for a second look, when the kernel has done what it does.
+    """
+    out_of_order, new_addresses, old_addresses = _address_changes(have, want)
+    new_neighbours, old_neighbours = _neighbour_changes(have, want)
+    new_rules, old_rules = _rule_changes(have, want)
+    return [
+        *(timed.address.deletion() for timed in out_of_order),
+        *(timed.addition() for timed in new_addresses),
+        *(neighbour.addition() for neighbour in new_neighbours),
+        *links,
+        *_route_changes(have, want, trust_kernel=trust_kernel),
+        *(rule.addition() for rule in new_rules),
+        *(rule.deletion() for rule in old_rules),
+        *(timed.address.deletion() for timed in reversed(old_addresses)),
+        *(neighbour.deletion() for neighbour in old_neighbours),
+    ]
+
+
+def lacks(have: Layer3, want: Layer3) -> list[Entry]:
+    """What of C(want) is not there; what came in addition is nobody's loss."""
+    missing: list[Entry] = []
+    pairs: tuple[tuple[t.Iterable[Entry], t.Iterable[Entry]], ...] = (
+        ([timed.address for timed in have.addresses], [timed.address for timed in want.addresses]),
+        (have.routes, want.routes),
+        (have.rules, want.rules),
+        (_lasting(have), _lasting(want)),
+    )
+    for present, wanted in pairs:
+        there = {entry.identity for entry in present}
+        missing += [entry for entry in wanted if entry.identity not in there]
+    return missing
+
+
+Numbered = t.TypeVar("Numbered")
+
+
+def _common(first: t.Sequence[Numbered], second: t.Sequence[Numbered]) -> int:
+    """How many they have in common at their beginnings."""
+    count = 0
+    for one, other in zip(first, second):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _address_changes(have: Layer3, want: Layer3) -> tuple[list[Timed], list[Timed], list[Timed]]:
+    """Those to take away first because they come back in another place, those to add, those to take away in the end."""
+    out_of_order: list[Timed] = []
+    new: list[Timed] = []
+    old: list[Timed] = []
+    keys = {(timed.address.index, timed.address.family) for timed in (*have.addresses, *want.addresses)}
+    for key in sorted(keys):
+        had, wanted = _inserted(have, key), _inserted(want, key)
+        same = _common([timed.address for timed in had], [timed.address for timed in wanted])
+        places = {_place(timed.address) for timed in wanted[same:]}
+        out_of_order += [timed for timed in reversed(had[same:]) if _place(timed.address) in places]
+        old += [timed for timed in had[same:] if _place(timed.address) not in places]
+        new += wanted[same:]
+    return out_of_order, new, old
+
+
+def _inserted(state: Layer3, key: tuple[int, int]) -> list[Timed]:
+    """The addresses of one interface and family in the order in which they must be made to be listed as they are."""
+    found = [timed for timed in state.addresses if (timed.address.index, timed.address.family) == key]
+    return found[::-1] if key[1] == AF_INET6 else found
+
+
+def _lasting(state: Layer3) -> list[Neighbour]:
+    return [neighbour for neighbour in state.neighbours if neighbour.is_lasting]
+
+
+def _neighbour_changes(have: Layer3, want: Layer3) -> tuple[list[Neighbour], list[Neighbour]]:
+    there = {neighbour.identity for neighbour in have.neighbours}
+    wanted = {neighbour.identity for neighbour in want.neighbours}
+    new = [neighbour for neighbour in want.neighbours if neighbour.identity not in there]
+    return new, [neighbour for neighbour in _lasting(have) if neighbour.identity not in wanted]
+
+
+def _rule_changes(have: Layer3, want: Layer3) -> tuple[list[Rule], list[Rule]]:
+    """A rule goes behind the others of its priority, so all from the first that differs on are made anew."""
+
+    def groups(rules: t.Iterable[Rule]) -> dict[tuple[int, int], list[Rule]]:
+        found: dict[tuple[int, int], list[Rule]] = {}
+        for rule in rules:
+            found.setdefault((rule.family, rule.priority), []).append(rule)
+        return found
+
+    had, wanted = groups(have.rules), groups(want.rules)
+    new: list[Rule] = []
+    old: list[Rule] = []
+    for key in sorted({*had, *wanted}):
+        before, after = had.get(key, []), wanted.get(key, [])
+        same = _common(before, after)
+        new += after[same:]
+        old += before[same:]
+    return new, old
+
+
+def _route_changes(have: Layer3, want: Layer3, *, trust_kernel: bool) -> list[Message]:
+    """Group by group, those on the link before those behind a gateway, which the kernel looks for on the link."""
+    made_for = [timed.address for timed in (*have.addresses, *want.addresses)] if trust_kernel else []
+    groups: dict[t.Any, tuple[list[Route], list[Route]]] = {}
+    for which, state in enumerate((have, want)):
+        for route in state.routes:
+            if not (trust_kernel and route.is_made_for(made_for)):
+                groups.setdefault(route.group, ([], []))[which].append(route)
+    differing = [
+        (had, wanted)
+        for had, wanted in groups.values()
+        if [route.identity for route in had] != [route.identity for route in wanted]
+    ]
+    differing.sort(key=lambda group: bool((group[1] or group[0])[0].gateways))
+    gone = [group for group in differing if not group[1]]
+    return list(
+        itertools.chain.from_iterable(
+            _group_changes(*group) for group in (*(g for g in differing if g[1]), *gone[::-1])
+        )
+    )
+
+
+def _group_changes(had: t.Sequence[Route], wanted: t.Sequence[Route]) -> t.Iterator[Message]:
+    """The kernel replaces the first of a group only, and refuses a replacement that stands further down already."""
+    if not wanted:
+        yield from (route.deletion() for route in had)
+        return
+    if not had:
+        yield from (route.appendix() for route in wanted)
+        return
+    yield from (route.deletion() for route in had[1:])
+    if had[0].identity != wanted[0].identity:
+        yield wanted[0].replacement()
+    yield from (route.appendix() for route in wanted[1:])
+
+
+def is_passing(route: Route) -> bool:
+    """Whether the kernel, router advertisements or a lease make and unmake the route, rather than people."""
+    return route.protocol in (RTPROT_KERNEL, _RTPROT_RA, _RTPROT_DHCP)
