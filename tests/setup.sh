@@ -42,6 +42,10 @@ packages() {
     done
     [ "${#missing[@]}" -gt 0 ] || return 0
     say "installing the Debian packages ${missing[*]}"
+    if [[ " ${missing[*]} " = *" openssh-server "* && -d /run/systemd/system ]]; then
+        say "of openssh-server the tests need the program alone: its service is masked (systemctl unmask ssh)"
+        as_root systemctl --quiet mask ssh.service ssh.socket
+    fi
     as_root apt-get update --quiet=2
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends "${missing[@]}" >/dev/null
 }
