@@ -187,8 +187,8 @@ class ActionModule(ActionBase):
                 told = str(answer.get("reason") or _sentence(answer))
                 if phase == ROLLED_BACK:
                     return self._failure(
-                        f"{ROLLED_BACK}: {story} (the last attempt: {_stripped(seen)}), so the host went back by itself "
-                        f"and is as it was before. It says: {told}",
+                        f"{ROLLED_BACK}: {story} (the last attempt: {_stripped(seen)}), so the host went back by "
+                        f"itself and is as it was before. It says: {told}",
                         phase=ROLLED_BACK,
                     )
                 return self._failure(
