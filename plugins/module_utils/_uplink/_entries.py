@@ -43,7 +43,7 @@ _U32 = struct.Struct("=I")
 _CACHE_INFO = struct.Struct("=II")  # of an address: preferred, valid
 
 # linux/if_addr.h
-IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_CACHEINFO, IFA_FLAGS, IFA_RT_PRIORITY = 1, 2, 3, 6, 8, 9
+IFA_ADDRESS, IFA_LOCAL, IFA_LABEL, IFA_BROADCAST, IFA_CACHEINFO, IFA_FLAGS = 1, 2, 3, 4, 6, 8
 # What the kernel finds out for itself, and refuses or ignores when told: secondary or temporary, optimistic, failed,
 # deprecated, tentative, permanent, stable privacy.
 _FOUND_OUT = 0x01 | 0x04 | 0x08 | 0x20 | 0x40 | 0x80 | 0x800
@@ -51,10 +51,16 @@ NO_PREFIX_ROUTE = 0x200
 
 # linux/rtnetlink.h
 RTA_DST, RTA_SRC, RTA_OIF, RTA_GATEWAY, RTA_PRIORITY, RTA_PREFSRC, RTA_MULTIPATH = 1, 2, 4, 5, 6, 7, 9
-RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_ENCAP_TYPE, RTA_ENCAP, RTA_EXPIRES, RTA_NH_ID = 12, 15, 18, 21, 22, 23, 30
+RTA_CACHEINFO, RTA_TABLE, RTA_VIA, RTA_PREF, RTA_ENCAP_TYPE, RTA_ENCAP = 12, 15, 18, 20, 21, 22
+RTA_EXPIRES, RTA_NH_ID = 23, 30
 RTN_LOCAL, RTN_BROADCAST, RTN_ANYCAST, RTN_MULTICAST = 2, 3, 4, 5
 RTPROT_KERNEL = 2
 LOCAL_TABLE = 255
+_MAIN_TABLE = 254
+_RTN_UNICAST = 1
+_RTPROT_STATIC = 4
+#: IP6_RT_PRIO_USER (linux/ipv6_route.h): what a route gets that names no metric.
+_IPV6_METRIC = 1024
 _ONLINK = 0x4
 _EXPIRES = struct.Struct("=IIiI")  # of a route: references, last use, expiry in hundredths of a second, error
 
@@ -138,6 +144,18 @@ class Address(Entry):
     """An address on an interface, without its lifetimes: those are in C(Timed)."""
 
     _header, _new, _delete = _ADDRESS, RTM_NEWADDR, RTM_DELADDR
+
+    @classmethod
+    def make(cls, local: bytes, prefix: int, *, label: str, broadcast: t.Optional[bytes]) -> Address:
+        """An address on no interface yet, as C(ip address add) makes it and the kernel lists it."""
+        pairs = [(IFA_ADDRESS, local)]
+        if len(local) == 4:
+            pairs.append((IFA_LOCAL, local))
+            pairs += [(IFA_BROADCAST, broadcast)] if broadcast is not None else []
+            pairs.append((IFA_LABEL, label.encode() + b"\0"))
+        pairs.append((IFA_FLAGS, bytes(4)))
+        family = AF_INET if len(local) == 4 else AF_INET6
+        return cls(_ADDRESS.pack(family, prefix, 0, 0, 0) + pack_attributes(pairs))
 
     @functools.cached_property
     def indices(self) -> frozenset[int]:
@@ -240,6 +258,18 @@ class Route(Entry):
     """A route of any table and type."""
 
     _header, _new, _delete = _ROUTE, RTM_NEWROUTE, RTM_DELROUTE
+
+    @classmethod
+    def make_default(cls, gateway: bytes) -> Route:
+        """A default route on no interface yet, as C(ip route add) makes it and the kernel lists it."""
+        family = AF_INET if len(gateway) == 4 else AF_INET6
+        pairs = [(RTA_TABLE, _U32.pack(_MAIN_TABLE))]
+        pairs += [(RTA_PRIORITY, _U32.pack(_IPV6_METRIC))] if family == AF_INET6 else []
+        pairs += [(RTA_GATEWAY, gateway), (RTA_OIF, bytes(4))]
+        pairs += [(RTA_PREF, b"\0")] if family == AF_INET6 else []
+        return cls(
+            _ROUTE.pack(family, 0, 0, 0, _MAIN_TABLE, _RTPROT_STATIC, 0, _RTN_UNICAST, 0) + pack_attributes(pairs)
+        )
 
     @functools.cached_property
     def indices(self) -> frozenset[int]:

@@ -51,20 +51,22 @@ class Layer3:
     def moved(self, source: Interface, target: Interface) -> Layer3:
         """The same with everything of C(source) on C(target), behind what was there."""
         there = [timed for timed in self.addresses if timed.address.index != source.index]
-        coming = [Timed(timed.address.moved(source, target), timed.lifetimes) for timed in self.addresses]
+        coming = [timed for timed in self.addresses if timed.address.index == source.index]
+        moving = [Timed(timed.address.moved(source, target), timed.lifetimes) for timed in coming]
         known = {_place(timed.address) for timed in there}
-        new = [
-            timed for timed, old in zip(coming, self.addresses) if timed != old and _place(timed.address) not in known
-        ]
-        v6 = [timed for timed in new if timed.address.family == AF_INET6]
-        v4 = [timed for timed in new if timed.address.family != AF_INET6]
+        new = [timed for timed in moving if _place(timed.address) not in known]
         return Layer3(
-            # The kernel puts a new IPv6 address before, a new IPv4 address behind the others.
-            addresses=(*v6, *there, *v4),
+            addresses=_listed(there, new),
             routes=_unique(route.moved(source, target) for route in self.routes),
             rules=tuple(rule.moved(source, target) for rule in self.rules),
             neighbours=_unique(neighbour.moved(source, target) for neighbour in self.neighbours),
         )
+
+
+def _listed(there: t.Sequence[Timed], new: t.Sequence[Timed]) -> tuple[Timed, ...]:
+    """In the kernel's order: IPv4 first; a new IPv6 address stands before, a new IPv4 address behind the others."""
+    v6 = [timed for timed in (*new, *there) if timed.address.family == AF_INET6]
+    return (*(timed for timed in (*there, *new) if timed.address.family != AF_INET6), *v6)
 
 
 def _place(address: Address) -> tuple[int, bytes, int, bytes]:

@@ -63,6 +63,8 @@ class Order:
     """Those that answered before, each with the host's address to ask it from."""
     confirm_timeout: float
     connection: t.Optional[str]
+    leased: bool = False
+    """Whether a DHCP client runs the interface that has the addresses now."""
     static: tuple[Timed, ...] = ()
     """For C(address_mode: static): what takes the place of the card's addresses (without an interface, index 0)."""
     default_routes: tuple[Route, ...] = ()
@@ -71,6 +73,43 @@ class Order:
 def carry_out(order: Order, transaction: Transaction) -> None:
     """Move, and return when the move waits for its confirmation; raises when the host has gone back."""
     _Mover(order, transaction).run()
+
+
+def target_state(order: Order, have: Layer3, source: Interface, target: Interface) -> Layer3:
+    """What layer 3 must be after the move. Pure."""
+    if order.move.mode != "static" or order.move.back:
+        return have.moved(source, target)
+    nowhere = Interface(0, "")
+    replaced = [
+        timed for timed in have.addresses if timed.address.index == source.index and not timed.address.is_link_local
+    ]
+    old = [timed.address for timed in replaced]
+    kept = dataclasses.replace(
+        have,
+        addresses=tuple(timed for timed in have.addresses if timed not in replaced),
+        routes=tuple(
+            route for route in have.routes if not route.is_made_for(old) and not _is_default_of(source, route)
+        ),
+    ).moved(source, target)
+    given = (Timed(each.address.moved(nowhere, target), each.lifetimes) for each in order.static)
+    defaults = (route.moved(nowhere, target) for route in order.default_routes)
+    there = {timed.address.local for timed in kept.addresses}
+    new = tuple(timed for timed in given if timed.address.local not in there)
+    addresses = sorted((*kept.addresses, *new), key=lambda timed: timed.address.family)
+    return dataclasses.replace(kept, addresses=tuple(addresses), routes=(*kept.routes, *defaults))
+
+
+def remove_bridge(name: str) -> None:
+    """Remove the bridge, which has no layer 3 any more."""
+    kernel = Kernel()
+    try:
+        links = kernel.links()
+        if name in links:
+            (refusal,) = kernel.send([_kernel.delete_link(links[name].index)])
+            if refusal is not None:
+                raise SystemFailure(f"the bridge {name} cannot be removed: {refusal}.")
+    finally:
+        kernel.close()
 
 
 class _Mover:
@@ -202,7 +241,7 @@ class _Mover:
         if self.move.back:
             self._calm(target.name, journal.before.sysctls[source.name])
         have = self.kernel.layer3({source.index, target.index})
-        want = self._wanted(have, source, target)
+        want = target_state(self.order, have, source, target)
         messages = batch(have, want, self._master_messages())
         answers = self.kernel.send(messages)
         _raise_refused(messages, answers)
@@ -213,24 +252,6 @@ class _Mover:
                 break
             self.kernel.send(left)
         return want
-
-    def _wanted(self, have: Layer3, source: Interface, target: Interface) -> Layer3:
-        if self.move.mode == "static" and not self.move.back:
-            addresses = {timed.address for timed in have.addresses if timed.address.index == source.index}
-            kept = tuple(
-                timed for timed in have.addresses if timed.address not in addresses or timed.address.is_link_local
-            )
-            routes = tuple(
-                route for route in have.routes if not route.is_made_for(addresses) and not _is_default(route)
-            )
-            have = dataclasses.replace(have, addresses=kept, routes=routes)
-            given = tuple(
-                Timed(each.address.moved(Interface(0, ""), target), each.lifetimes) for each in self.order.static
-            )
-            moved = have.moved(source, target)
-            defaults = tuple(route.moved(Interface(0, ""), target) for route in self.order.default_routes)
-            return dataclasses.replace(moved, addresses=(*moved.addresses, *given), routes=(*moved.routes, *defaults))
-        return have.moved(source, target)
 
     def _master_messages(self) -> list[Message]:
         links = self.kernel.links()
@@ -257,9 +278,10 @@ class _Mover:
         """Read all of it again, and ask the gateways afresh."""
         source, target = self._ends()
         indices = {source.index, target.index}
-        if self.order.manager.leases(self.move.interface):
-            _await(lambda: not _missing(self.kernel.layer3(indices), want, leased=True), _LEASE_PATIENCE)
-        missing = _missing(self.kernel.layer3(indices), want, leased=self.order.manager.leases(self.move.interface))
+        loose = self.order.leased or bool(self.order.static)
+        if self.order.leased:
+            _await(lambda: not _missing(self.kernel.layer3(indices), want, loose=True), _LEASE_PATIENCE)
+        missing = _missing(self.kernel.layer3(indices), want, loose=loose)
         if missing:
             raise SystemFailure(
                 f"{len(missing)} of the addresses, routes, rules and neighbours did not arrive on {target.name}: "
@@ -307,24 +329,23 @@ def _with_passing(want: Layer3, have: Layer3, source: Interface) -> Layer3:
     return dataclasses.replace(want, routes=(*want.routes, *extra))
 
 
-def _missing(have: Layer3, want: Layer3, *, leased: bool) -> list[Entry]:
-    """What is not there; of what a lease made, only the address itself counts."""
+def _missing(have: Layer3, want: Layer3, *, loose: bool) -> list[Entry]:
+    """What is not there; C(loose) where it was made anew: then the address and the destination count."""
     missing = lacks(have, want)
-    if not leased:
+    if not loose:
         return missing
     there = {(timed.address.index, timed.address.local) for timed in have.addresses}
-    dynamic = {timed.address.body for timed in want.addresses if timed.lifetimes != Lifetimes()}
     destinations = {route.group[:4] for route in have.routes}
     return [
         entry
         for entry in missing
-        if not (isinstance(entry, Address) and entry.body in dynamic and (entry.index, entry.local) in there)
+        if not (isinstance(entry, Address) and (entry.index, entry.local) in there)
         and not (isinstance(entry, Route) and entry.group[:4] in destinations)
     ]
 
 
-def _is_default(route: Route) -> bool:
-    return route.header[1] == 0 and bool(route.gateways)
+def _is_default_of(interface: Interface, route: Route) -> bool:
+    return route.header[1] == 0 and bool(route.gateways) and route.indices == {interface.index}
 
 
 def _raise_refused(messages: t.Sequence[Message], answers: t.Sequence[t.Optional[Refusal]]) -> None:

@@ -1,0 +1,26 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which manager runs the host's network card.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _plain
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._manager import Manager
+
+# netplan before those that it writes for.
+_FINDERS: t.Tuple[t.Callable[[str], t.Optional[Manager]], ...] = ()
+
+
+def find(interface: str) -> Manager:
+    """The one that configures this card, or the stand-in for none."""
+    for finder in _FINDERS:
+        manager: t.Optional[Manager] = finder(interface)
+        if manager is not None:
+            return manager
+    return _plain.find(interface)

@@ -1,0 +1,79 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the collection knows of an uplink that it moved for good: card, bridge, and the files as they were before.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import WriteFile, keep
+
+DIRECTORY = "/var/lib/labspan/uplink"
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """A file of the host's that was written for the uplink."""
+
+    before: WriteFile
+    """As it was, or that it was not there."""
+    digest: t.Optional[str]
+    """SHA-256 of what was written; None for a file that was taken away."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What belongs to the uplink of one bridge."""
+
+    bridge: str
+    interface: str
+    network: str
+    created: bool
+    """Whether the bridge is the collection's own, to be removed with the rest."""
+    files: tuple[Kept, ...] = ()
+    """In the order of writing."""
+
+    def with_files(self, written: t.Sequence[WriteFile]) -> Record:
+        """With what these files are now; of one that was written before, its first state stays."""
+        known = {kept.before.path: kept.before for kept in self.files}
+        kept = (Kept(known.get(file.path) or keep(file.path), digest(file.content)) for file in written)
+        return dataclasses.replace(self, files=tuple(kept))
+
+    def to_file(self) -> WriteFile:
+        """The record as its file."""
+        return WriteFile(path_of(self.bridge), json.dumps(dataclasses.asdict(self), indent=1) + "\n", 0o600)
+
+
+def digest(content: t.Optional[str]) -> t.Optional[str]:
+    """SHA-256 of a file's content."""
+    return None if content is None else hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def path_of(bridge: str) -> str:
+    """Where the record of a bridge is."""
+    return f"{DIRECTORY}/{bridge}.json"
+
+
+def read(bridge: str) -> t.Optional[Record]:
+    """The record of the bridge, or None."""
+    path = path_of(bridge)
+    try:
+        with open(path, encoding="utf-8") as file:
+            stored = json.load(file)
+        files = tuple(Kept(WriteFile(**kept["before"]), kept["digest"]) for kept in stored.pop("files"))
+        return Record(**stored, files=files)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SystemFailure(
+            f"{path} cannot be read as what labspan.vmnet wrote there ({error}). It holds the files of this host as "
+            "they were before its uplink was moved: repair it, or take it away if you no longer need them."
+        ) from error
