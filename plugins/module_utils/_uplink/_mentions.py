@@ -4,9 +4,9 @@
 """Who names the network card: firewall rules, traffic control, XDP, sockets. After the move it is not where IP is.
 
 A firewall keyed on the card lets every old connection live and refuses each new one as soon as the bridge has the
-addresses. So these are found and told beforehand. Rules about bridged frames (nftables' family bridge, ebtables,
-physdev) name the card as a port and go on to be right. Daemons' own configuration is not searched, and C(ip rule) is
-the mover's.
+addresses. So these are found and told beforehand, but for those that have the bridge beside the card already. Rules
+about bridged frames (nftables' family bridge, ebtables, physdev) name the card as a port and go on to be right.
+Daemons' own configuration is not searched, and C(ip rule) is the mover's.
 
 Finding is reading and changes nothing; what programs print is parsed by pure functions.
 
@@ -99,8 +99,8 @@ def find(interface: str, bridge: str = "") -> list[Mention]:
     told = ["ufw-", "ufw6-"] if found else []
     if _run("firewall-cmd", "--state"):
         told.append("firewalld")
-        zone = _run("firewall-cmd", f"--get-zone-of-interface={interface}").strip()
-        found += in_firewalld(zone, _run("firewall-cmd", "--get-default-zone").strip(), names)
+        default_zone = _run("firewall-cmd", "--get-default-zone").strip()
+        found += in_firewalld(_zone(interface), _zone(bridge) if bridge else "", default_zone, names)
     found += in_ruleset(ruleset or "", names, told=told)
     for table in _survey.xtables(with_nft=ruleset is None):
         found += in_table(table.where, table.content, names, told=told)
@@ -116,24 +116,40 @@ def find(interface: str, bridge: str = "") -> list[Mention]:
 
 def in_ruleset(text: str, names: Names, *, told: t.Collection[str] = ()) -> list[Mention]:
     """Those in what nft lists; C(told) are beginnings of tables and chains that a mention of their maker covers."""
-    family = table = block = name = ""
-    found: dict[tuple[str, str, str, str], list[str]] = {}
+    family = table = ""
+    place = ("", "", "", "")
+    lines: dict[tuple[str, str, str, str], list[str]] = {}
     for line in text.splitlines():
+        begun = _BLOCK.match(line)
         if line.startswith("table "):
             family, table = line.split()[1:3]
-            continue
-        begun = _BLOCK.match(line)
-        if begun:
-            block, name = begun.groups()
-            continue
-        if family == "bridge" or table.startswith(tuple(told)) or name.startswith(tuple(told)):
-            continue
-        words = _words(line)
-        if any(names.has(word) for word in words):
-            rule = line.strip() if block == "chain" else ", ".join(word for word in words if names.has(word))
-            place = ("", "") if table.startswith(_OWN_TABLES) else (block, name)
-            found.setdefault((family, table, *place), []).append(rule)
-    return [_of_ruleset(*place, lines, names) for place, lines in found.items()]
+        elif begun:
+            block, name = begun.groups() if not table.startswith(_OWN_TABLES) else ("", "")
+            place = (family, table, block, name)
+        elif not (family == "bridge" or table.startswith(tuple(told)) or place[3].startswith(tuple(told))):
+            lines.setdefault(place, []).append(line.strip())
+    found = []
+    for (family, table, block, name), all_lines in lines.items():
+        naming = [line for line in all_lines if any(names.has(word) for word in _words(line))]
+        if block in ("", "chain"):
+            # A hook on the card itself sees what it saw, whatever is hooked to the bridge.
+            naming = [line for line in naming if family == "netdev" or not _has_bridge_too(line, all_lines, names)]
+        else:
+            elements = [word for line in all_lines for word in _words(line)]
+            naming = [word for word in elements if names.has(word) and names.bridge not in elements]
+        if naming:
+            found.append(_of_ruleset(family, table, block, name, naming, names))
+    return found
+
+
+def _has_bridge_too(line: str, lines: t.Collection[str], names: Names) -> bool:
+    """Whether the rule has the bridge beside the card, or a twin with the bridge in the card's place."""
+
+    def exchanged(quoted: t.Match[str]) -> str:
+        return f'"{names.bridge}"' if names.has(quoted.group(1)) else quoted.group()
+
+    twin = _QUOTED.sub(exchanged, line)
+    return bool(names.bridge) and (names.bridge in _words(line) or (twin != line and twin in lines))
 
 
 def _words(line: str) -> list[str]:
@@ -166,7 +182,7 @@ def in_table(where: str, content: t.Optional[Saved], names: Names, *, told: t.Co
         ]
     found = []
     for chain, rules in content.rules.items():
-        lines = [_rule(rule) for rule in rules if _rule_names(rule, names)]
+        lines = [_rule(rule) for rule in rules if _exchanged(rule, names) not in rules]
         if not lines or chain.startswith(tuple(told)):
             continue
         place = f"{where}, chain {chain}"
@@ -178,8 +194,12 @@ def in_table(where: str, content: t.Optional[Saved], names: Names, *, told: t.Co
     return found
 
 
-def _rule_names(rule: Options, names: Names) -> bool:
-    return any(option.lstrip("!") in ("-i", "-o") and names.has(value) for option, value in rule)
+def _exchanged(rule: Options, names: Names) -> Options:
+    """The rule with the bridge in the card's place: itself where it does not name the card."""
+    return tuple(
+        (option, names.new if option.lstrip("!") in ("-i", "-o") and names.has(value) else value)
+        for option, value in rule
+    )
 
 
 def _rule(rule: Options) -> str:
@@ -190,39 +210,44 @@ def in_ufw(files: t.Mapping[str, str], names: Names) -> list[Mention]:
     """Those in ufw's rules: its own as it notes them down, and those that somebody wrote into its files."""
     found = []
     for path, text in files.items():
-        lines = []
-        for line in text.splitlines():
-            words = line.split()
-            if line.startswith(_TUPLE) and any(names.has(word) for word in _ufw_interfaces(words)):
-                lines.append(" ".join(words[3:]))
-            elif line.startswith(("-A ", "-I ")) and not path.endswith(("user.rules", "user6.rules")):
-                pairs = zip(words, words[1:])
-                if any(option in ("-i", "-o") and names.has(value) for option, value in pairs):
-                    lines.append(line.strip())
+        own = path.endswith(("user.rules", "user6.rules"))
+        rules = [_ufw_rule(line, own) for line in text.splitlines()]
+        lines = [" ".join(rule) for rule in rules if [_ufw_exchanged(word, names) for word in rule] not in rules]
         if lines:
             found.append(_by_name(f"ufw, {path}", lines, names))
     return found
 
 
-def _ufw_interfaces(words: t.Sequence[str]) -> t.Iterator[str]:
-    for word in words[3:]:
-        for part in word.split("!"):
-            direction, underscore, interface = part.partition("_")
-            if underscore and direction in ("in", "out"):
-                yield interface
+def _ufw_rule(line: str, own: bool) -> list[str]:
+    """The words of a rule; none for any other line."""
+    words = line.split()
+    if own and line.startswith(_TUPLE):
+        return [word for word in words[3:] if not word.startswith("comment=")]
+    return words if not own and line.startswith(("-A ", "-I ")) else []
 
 
-def in_firewalld(zone: str, default_zone: str, names: Names) -> list[Mention]:
-    """The zone that the card was put into; what is in no zone is in the default one, as the bridge then is."""
-    if not zone or zone == default_zone:
+def _ufw_exchanged(word: str, names: Names) -> str:
+    """The word with the bridge in the card's place; ufw writes C(in_eth0!out_eth1)."""
+    parts = []
+    for part in word.split("!"):
+        direction, underscore, interface = part.rpartition("_")
+        named = direction in ("", "in", "out") and names.has(interface)
+        parts.append(f"{direction}{underscore}{names.new if named else interface}")
+    return "!".join(parts)
+
+
+def in_firewalld(zone: str, bridge_zone: str, default_zone: str, names: Names) -> list[Mention]:
+    """The zone that the card was put into; what is in none is in the default one."""
+    zone, bridge_zone = zone or default_zone, bridge_zone or default_zone
+    if zone == bridge_zone:
         return []
     return [
         Mention(
             "firewalld",
             f"zone {zone}",
-            f"has {names.interface} in a zone, and {names.new} would be in the default zone {default_zone}",
-            f"Put the bridge into the same zone beforehand (firewall-cmd --zone={zone} --add-interface={names.new}, "
-            "and the same with --permanent), then accept it with accept_risk: true.",
+            f"has {names.interface} in one zone, and {names.new} in another ({bridge_zone})",
+            f"Put the bridge into the same zone (firewall-cmd --zone={zone} --add-interface={names.new}, and the same "
+            "with --permanent), or accept it with accept_risk: true.",
         )
     ]
 
@@ -300,7 +325,7 @@ def _by_name(where: str, lines: t.Sequence[str], names: Names) -> Mention:
         where,
         _examples(lines),
         f"names {names.interface}, and packets come in and go out on {names.new} after the move",
-        f"Have it name {names.new} as well, then accept it with accept_risk: true.",
+        f"Have it name {names.new} as well, or accept it with accept_risk: true.",
     )
 
 
@@ -344,6 +369,10 @@ def _read_ufw() -> dict[str, str]:
     if not re.search(r"^ENABLED=[\"']?yes", _read(f"{_UFW}/ufw.conf"), re.MULTILINE):
         return {}
     return {f"{_UFW}/{name}": _read(f"{_UFW}/{name}") for name in _UFW_FILES}
+
+
+def _zone(interface: str) -> str:
+    return _run("firewall-cmd", f"--get-zone-of-interface={interface}").strip()
 
 
 def _filters(interface: str) -> tuple[str, str]:

@@ -75,7 +75,7 @@ def test_rules_of_nftables_that_name_the_card_are_found(rule: str) -> None:
     assert not mention.ours
     assert mention.sentence == (
         "nftables, table inet t, chain c names eth0, and packets come in and go out on br0 after the move: "
-        f"{rule}. Have it name br0 as well, then accept it with accept_risk: true."
+        f"{rule}. Have it name br0 as well, or accept it with accept_risk: true."
     )
 
 
@@ -207,7 +207,7 @@ UFW = """\
 *filter
 ### RULES ###
 
-### tuple ### allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in_{0}
+### tuple ### allow tcp 22 0.0.0.0/0 any 0.0.0.0/0 in_{0} comment=73736820
 -A ufw-user-input -i {0} -p tcp --dport 22 -j ACCEPT
 
 ### tuple ### route:allow any any 0.0.0.0/0 any 0.0.0.0/0 in_lab0!out_{0}
@@ -236,12 +236,53 @@ def test_what_somebody_wrote_into_ufws_files_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    ("zone", "told"), [("", False), ("public", False), ("external", True)], ids=["none", "the default", "another"]
+    ("zone", "bridge_zone", "told"),
+    [
+        ("", "", ""),
+        ("public", "", ""),
+        ("", "public", ""),
+        ("external", "external", ""),
+        ("external", "", "external"),
+        ("", "internal", "public"),
+    ],
 )
-def test_a_zone_of_firewalld_is_told_where_the_bridge_would_be_in_another(zone: str, told: bool) -> None:
-    mentions = _mentions.in_firewalld(zone, "public", ETH0)
-    assert bool(mentions) is told
-    assert all("--zone=external --add-interface=br0" in mention.sentence for mention in mentions)
+def test_a_zone_of_firewalld_is_told_where_the_bridge_would_be_in_another(
+    zone: str, bridge_zone: str, told: str
+) -> None:
+    mentions = _mentions.in_firewalld(zone, bridge_zone, "public", ETH0)
+    assert bool(mentions) is bool(told)
+    assert all(f"--zone={told} --add-interface=br0" in mention.sentence for mention in mentions)
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        (['iifname "eth0" accept', 'iifname "br0" accept'], []),
+        (['iifname { "eth0", "br0" } accept'], []),
+        (['iifname "eth*" accept', 'iifname "br0" accept'], []),
+        (['iifname "eth0" accept', 'iifname "br0" drop'], ['iifname "eth0" accept']),
+        (['iifname "eth0" accept', 'oifname "br0" accept'], ['iifname "eth0" accept']),
+        (['iifname "eth0" tcp dport 22 accept', 'iifname "eth0" drop', 'iifname "br0" drop'], None),
+    ],
+)
+def test_a_rule_with_the_bridge_beside_the_card_is_right_already(rules: list[str], told: t.Optional[list[str]]) -> None:
+    text = "table inet t {\n\tchain c {\n" + "".join(f"\t\t{rule}\n" for rule in rules) + "\t}\n}\n"
+    found = [mention.what for mention in _mentions.in_ruleset(text, ETH0)]
+    assert found == (told if told is not None else [rules[0]])
+    assert _mentions.in_ruleset(text, Names("eth0")), "without a bridge's name nothing covers it"
+
+
+def test_a_set_with_the_bridge_beside_the_card_is_right_already() -> None:
+    assert _mentions.in_ruleset(ruleset('elements = { "eth0", "br0" }', block="set"), ETH0) == []
+
+
+def test_twins_with_the_bridge_count_in_iptables_and_ufw_as_well() -> None:
+    card, bridge = (f"-A INPUT -i {name} -p tcp -m tcp --dport 22 -j ACCEPT" for name in ("eth0", "br0"))
+    assert in_table(card, bridge) == []
+    assert len(in_table(card, bridge.replace("22", "23"))) == 1
+    both = UFW.format("eth0") + UFW.format("br0")
+    assert _mentions.in_ufw({"/etc/ufw/user.rules": both}, ETH0) == []
+    assert _mentions.in_ufw({"/etc/ufw/before.rules": f"{card}\n{bridge}\n"}, ETH0) == []
 
 
 def test_filters_of_traffic_control_are_found_and_a_mere_hook_is_not() -> None:
