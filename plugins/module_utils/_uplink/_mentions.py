@@ -145,7 +145,7 @@ def in_ruleset(text: str, names: Names, *, told: t.Collection[str] = ()) -> list
 def _has_bridge_too(line: str, lines: t.Collection[str], names: Names) -> bool:
     """Whether the rule has the bridge beside the card, or a twin with the bridge in the card's place."""
 
-    def exchanged(quoted: t.Match[str]) -> str:
+    def exchanged(quoted: re.Match[str]) -> str:
         return f'"{names.bridge}"' if names.has(quoted.group(1)) else quoted.group()
 
     twin = _QUOTED.sub(exchanged, line)

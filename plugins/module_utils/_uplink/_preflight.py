@@ -27,6 +27,8 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Syste
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _iptables, _nft
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import World
 from ansible_collections.labspan.vmnet.plugins.module_utils._links import owner_of
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _namespaces
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._namespaces import Child
 
 # Whose two ends name each other as what is below.
 _PAIRS = ("veth", "netkit", "vxcan")
@@ -129,6 +131,8 @@ class Facts:
     """Whose the bridge may be; empty for the network with the bridge's name."""
     wireless: bool = False
     lro: bool = False
+    elsewhere: tuple[Child, ...] = ()
+    """What other network namespaces have on the card."""
     nexthops: tuple[int, ...] = ()
     """Numbers of the nexthop objects that lead through the card."""
     authenticators: tuple[str, ...] = ()
@@ -232,10 +236,14 @@ def _of_the_card(facts: Facts, card: LinkFact) -> t.Iterator[str]:
 def _of_what_hangs_on_it(facts: Facts) -> t.Iterator[str]:
     name = f"interface: {facts.interface}"
     children = [link for link in facts.links if link.parent == facts.interface and link.kind not in _PAIRS]
-    receivers = [f"{link.name} ({link.kind})" for link in children if link.kind in _RECEIVERS]
-    others = [
-        f"{link.name} ({link.kind})" if link.kind else link.name for link in children if link.kind not in _RECEIVERS
+    kinds = [(link.kind, f"{link.name} ({link.kind})" if link.kind else link.name) for link in children]
+    kinds += [
+        (child.kind, f"{child.name} ({child.kind}, in {child.place})")
+        for child in facts.elsewhere
+        if child.kind not in _PAIRS
     ]
+    receivers = [words for kind, words in kinds if kind in _RECEIVERS]
+    others = [words for kind, words in kinds if kind not in _RECEIVERS]
     tunnels = [f"{link.name} ({link.kind})" for link in facts.links if link.underlay == facts.interface]
     if receivers:
         yield (
@@ -384,6 +392,7 @@ def gather(interface: str, bridge: str, *, network: str = "") -> Facts:
         network=network,
         wireless=any(os.path.exists(f"{device}/{entry}") for entry in ("wireless", "phy80211")),
         lro=bool(offload_flags(interface) & _LRO),
+        elsewhere=tuple(_namespaces.children(interface)),
         nexthops=_nexthops(interface),
         authenticators=tuple(_authenticators(interface)),
         dropping=_dropping(),

@@ -61,6 +61,10 @@ CASES = {
     "macvlan": ("ip link add mv0 link eth0 type macvlan mode bridge", "carries mv0 (macvlan)"),
     "macvtap": ("ip link add mt0 link eth0 type macvtap", "carries mt0 (macvtap)"),
     "ipvlan": ("ip link add iv0 link eth0 type ipvlan mode l2", "carries iv0 (ipvlan)"),
+    "a namespace's macvlan": (
+        "ip netns add c; ip link add mv0 link eth0 netns c type macvlan",
+        "mv0 (macvlan, in network namespace c)",
+    ),
     "vlan": ("ip link add link eth0 name eth0.7 type vlan id 7", "carries eth0.7 (vlan)"),
     "vxlan": ("ip link add vx0 type vxlan id 4 dev eth0 dstport 4789", "what vx0 (vxlan) sends"),
     "nexthop": ("ip nexthop add id 5 via 192.0.2.1 dev eth0", "the nexthop objects 5 "),
@@ -79,6 +83,32 @@ def test_what_is_in_the_way_is_seen_and_is_gone_with_it(card: Host, commands: st
         pytest.skip(f"this kernel: {made.stderr.strip()}")
     refused, _warned = judge(card)
     assert any(words in refusal for refusal in refused), refused
+
+
+def test_another_cards_macvlan_in_a_container_is_not_in_the_way(card: Host) -> None:
+    """Its lower interface has the same number in a third namespace as the card has here."""
+    index = card.json("ip", "-j", "link", "show", "eth0")[0]["ifindex"]
+    card.run("ip", "netns", "add", "third")
+    card.run("ip", "-n", "third", "link", "add", "v0", "index", str(index), "type", "bridge")
+    card.run("ip", "netns", "add", "c")
+    # Makes the namespace c know this one by a number as well.
+    card.run("ip", "link", "add", "w0", "type", "veth", "peer", "name", "w1", "netns", "c")
+    card.run("ip", "-n", "third", "link", "add", "mv0", "link", "v0", "netns", "c", "type", "macvlan")
+    listed = [link for link in card.json("ip", "-n", "c", "-j", "link", "show") if link["ifname"] == "mv0"]
+    assert listed[0]["link_index"] == index, "the trap is set"
+    assert judge(card)[0] == []
+
+
+def test_a_containers_macvlan_is_told_with_its_process(card: Host) -> None:
+    holder = card.start("unshare", "--net", "cat", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        await_condition(lambda: card.run("pgrep", "-x", "cat", check=False).returncode == 0, "the container")
+        pid = card.out("pgrep", "-x", "cat").split()[0]
+        card.run("ip", "link", "add", "mv0", "link", "eth0", "netns", pid, "type", "macvlan")
+        (refusal,), _warned = judge(card)
+        assert f"mv0 (macvlan, in the network namespace of process {pid}, cat)" in refusal
+    finally:
+        holder.communicate("")
 
 
 def test_an_interface_that_is_missing_or_known_by_another_name_is_told(card: Host) -> None:

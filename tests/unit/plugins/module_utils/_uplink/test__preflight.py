@@ -11,6 +11,7 @@ import typing as t
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _preflight
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._namespaces import Child
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._preflight import Facts, LinkFact, Machine
 
 LO = LinkFact("lo", medium="loopback")
@@ -44,6 +45,7 @@ def facts(*links: LinkFact, **others: t.Any) -> Facts:
             id="a veth with its peer beside it",
         ),
         pytest.param(facts(ETH0, LinkFact("mv0", kind="macvlan", parent="eth1")), id="a macvlan elsewhere"),
+        pytest.param(facts(ETH0, elsewhere=(Child("uplink", "veth", "lan"),)), id="a veth with its peer elsewhere"),
         pytest.param(
             facts(ETH0, dataclasses.replace(BR0, stp=True), LinkFact("eth1", master="br0")), id="two with STP"
         ),
@@ -91,6 +93,11 @@ def test_nothing_is_in_the_way_of_what_can_be_moved(free: Facts) -> None:
             facts(ETH0, LinkFact("mv0", kind="macvlan", parent="eth0"), LinkFact("iv0", kind="ipvlan", parent="eth0")),
             "carries mv0 (macvlan) and iv0 (ipvlan), and the kernel makes no bridge's port",
             id="macvlans",
+        ),
+        pytest.param(
+            facts(ETH0, elsewhere=(Child("mv0", "macvlan", "the network namespace of process 42, nginx"),)),
+            "carries mv0 (macvlan, in the network namespace of process 42, nginx), and the kernel makes",
+            id="a container's macvlan",
         ),
         pytest.param(
             facts(ETH0, LinkFact("eth0.7", kind="vlan", parent="eth0")), "carries eth0.7 (vlan), and a move", id="VLAN"
