@@ -41,6 +41,7 @@ def _can_import_pyroute2(interpreter: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "one_interpreter: does not depend on the libraries of the managed host")
+    config.addinivalue_line("markers", "slow: a long sweep, which `make test-all` runs and `make test` leaves out")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -9,6 +9,7 @@ The LAN is a network namespace of the host's own with a gateway that answers; wh
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import re
 import secrets
@@ -82,6 +83,9 @@ _VOLATILE = (
     re.compile(r"\b(valid_lft|preferred_lft) \d+sec"),
     re.compile(r"\bexpires \d+sec"),
     re.compile(r"\b(used|age|hoplimit) \d+(/\d+)*"),
+    re.compile(r"\b\w+_timer +\d+\.\d+"),
+    # A bridge numbers its ports in the order in which they come.
+    re.compile(r"\b(port_id|port_no|designated_port) \w+"),
 )
 _VIEWS = (
     "ip -d address show",
@@ -124,6 +128,11 @@ def _steady(line: str) -> str:
     for pattern in _VOLATILE:
         line = pattern.sub(lambda found: f"{found.group(0).split()[0]} ...", line)
     return line.rstrip()
+
+
+def difference(found: t.Sequence[str], wanted: t.Sequence[str]) -> list[str]:
+    """The lines that are not in both, as diff(1) shows them."""
+    return [line for line in difflib.unified_diff(wanted, found, lineterm="", n=0) if line[:2] not in ("--", "++", "@@")]
 
 
 def identity() -> str:

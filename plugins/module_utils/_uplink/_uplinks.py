@@ -23,6 +23,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import (
     _guard,
     _journal,
     _managers,
+    _mentions,
     _preflight,
     _putback,
     _reach,
@@ -175,6 +176,8 @@ class Uplink(Resource[UplinkState]):
             facts = _preflight.gather(want.interface, want.bridge, network=want.network)
             reasons += _preflight.refusals(facts, force=want.force)
             self.warnings += _preflight.warnings(facts)
+            for mention in _mentions.find(want.interface, want.bridge):
+                (self.warnings if want.accept_risk else reasons).append(mention.sentence)
         source = have.links[want.bridge if not want.present else want.interface]
         reasons += _unmovable(have.owned(source.index), source.name, have)
         leased = [timed for timed in have.owned(source.index).addresses if _is_leased(timed)]
