@@ -218,9 +218,21 @@ class ActionModule(ActionBase):
             return {**answer, "changed": False, "msg": _reason(answer)}
         if phase:  # confirmed but not to its end, or stuck: the host knows best
             return answer
-        if unknown_is_final:
-            return {**answer, "changed": False, "msg": f"the move was not confirmed: {_sentence(answer)}"}
-        return None
+        return self._failed(answer) if unknown_is_final else None
+
+    def _failed(self, answer: Result) -> Result:
+        """A failure that does not say what it means for the move, which the host may know."""
+        try:
+            phase = _phase(self._ask_anew("status"))
+        except NoAnswer:
+            phase = ""
+        told = _sentence(answer)
+        if phase == CONFIRMED:
+            message = f"the move is confirmed and stays, and what was to follow failed: {told}"
+            return {**answer, "changed": True, "phase": phase, "msg": message}
+        if phase in (*UNDER_WAY, MOVED):
+            told = f"{told} The host goes back by itself."
+        return {**answer, "changed": False, "msg": f"the move was not confirmed: {told}"}
 
     def _failure(self, message: str, **more: t.Any) -> Result:
         return {"failed": True, "changed": False, "transaction": self._identity, **more, "msg": message}

@@ -14,6 +14,7 @@ import pytest
 from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure, AnsibleError
 from ansible_collections.labspan.vmnet.plugins.action import bridge_uplink as action
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _journal
+from ansible_collections.labspan.vmnet.plugins.modules import bridge_uplink as module
 
 PENDING = {"transaction": "?", "deadline": 30, "phase": "moved"}
 BEGUN = {"changed": True, "actions": ["eth0 becomes a port of br0"], "pending": PENDING, "transaction": "?"}
@@ -29,6 +30,8 @@ GARBAGE = {
     "module_stderr": "sh: x",
 }
 SSH = {"ssh_args": "-C -o ControlMaster=auto -o ControlPersist=60s", "timeout": 10, "reconnection_retries": 3}
+
+LOST = AnsibleConnectionFailure("Failed to connect to the host via ssh: Connection timed out")
 
 Answer = t.Union[t.Dict[str, t.Any], BaseException]
 
@@ -150,13 +153,17 @@ def task(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., Run]:
 
 
 Make = t.Callable[..., Run]
-LOST = AnsibleConnectionFailure("Failed to connect to the host via ssh: Connection timed out")
 
 
 def test_the_phases_are_those_of_the_journal() -> None:
     ours = (action.MOVED, action.CONFIRMED, action.ROLLED_BACK, *action.UNDER_WAY)
     theirs = (_journal.MOVED, _journal.CONFIRMED, _journal.ROLLED_BACK)
     assert ours == (*theirs, _journal.PREPARED, _journal.MOVING, _journal.ROLLING_BACK)
+
+
+def test_the_time_to_confirm_is_the_modules() -> None:
+    assert module.OPTIONS["confirm_timeout"]["default"] == action.CONFIRM_TIMEOUT
+    assert set(action.INTERNAL) <= set(module.OPTIONS)
 
 
 # What the move comes to
@@ -220,15 +227,38 @@ def test_a_reason_is_not_introduced_twice(task: Make, message: str) -> None:
 
 
 def test_a_host_that_forgot_the_move_was_rebooted(task: Make) -> None:
-    run = task({"begin": [BEGUN], "confirm": [UNKNOWN]})
+    run = task({"begin": [BEGUN], "confirm": [UNKNOWN], "status": [UNKNOWN]})
     result = run.go()
     assert result["failed"] is True
     assert "not confirmed: this host knows no move" in result["msg"]
-    assert run.steps == ["begin", "confirm"]
+    assert run.steps == ["begin", "confirm", "status"]
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "changed"),
+    [
+        (
+            {"changed": False, "phase": "confirmed"},
+            "the move is confirmed and stays, and what was to follow failed",
+            True,
+        ),
+        ({"changed": False, "phase": "moved"}, "The disk is full. The host goes back by itself.", False),
+        (LOST, "the move was not confirmed: The disk is full.", False),
+    ],
+)
+def test_a_failure_that_says_nothing_of_the_move_is_looked_into(
+    task: Make, status: Answer, words: str, changed: bool
+) -> None:
+    result = task(
+        {"begin": [BEGUN], "confirm": [{"failed": True, "msg": "The disk is full."}], "status": [status]}
+    ).go()
+    assert result["failed"] is True
+    assert words in result["msg"]
+    assert result["changed"] is changed
 
 
 def test_a_host_that_could_not_finish_says_so_itself(task: Make) -> None:
-    answer = {"failed": True, "changed": True, "phase": "confirmed", "msg": "the disk is full."}
+    answer = {"failed": True, "changed": True, "phase": "confirmed", "msg": "The disk is full."}
     assert task({"begin": [BEGUN], "confirm": [answer]}).go() == answer
 
 
@@ -340,7 +370,7 @@ def test_a_move_that_was_lost_may_be_about_to_begin(task: Make) -> None:
 
 
 def test_a_move_that_was_lost_and_never_began_is_soon_given_up(task: Make) -> None:
-    run = task({"begin": [LOST], "confirm": [UNKNOWN]})
+    run = task({"begin": [LOST], "confirm": [UNKNOWN], "status": [UNKNOWN]})
     result = run.go()
     assert result["failed"] is True
     assert "knows no move" in result["msg"]
