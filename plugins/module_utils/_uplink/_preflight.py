@@ -186,9 +186,9 @@ def warnings(facts: Facts) -> list[str]:
     if facts.dropping:
         found.append(
             f"The host's firewall sees what passes the bridge (net.bridge.bridge-nf-call-iptables is on), and "
-            f"{_enumeration(facts.dropping)} drops what no rule accepts: that cuts off the guests unless one "
-            f"accepts what comes in and goes out on {facts.bridge} (with Docker: iptables -I DOCKER-USER -i {facts.bridge} -o "
-            f"{facts.bridge} -j ACCEPT; with ufw: ufw route allow in on {facts.bridge} out on {facts.bridge})."
+            f"{_enumeration(facts.dropping)} drops what no rule accepts: that cuts off the guests unless one accepts "
+            f"what comes in and goes out on {facts.bridge} (with Docker: iptables -I DOCKER-USER -i {facts.bridge} "
+            f"-o {facts.bridge} -j ACCEPT; with ufw: ufw route allow in on {facts.bridge} out on {facts.bridge})."
         )
     return found
 
