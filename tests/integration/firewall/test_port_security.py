@@ -10,11 +10,14 @@ another guest, C(other). What has reached whom is read from packet sockets.
 from __future__ import annotations
 
 import json
+import pathlib
+import runpy
 import subprocess
 import sys
 import typing as t
 
 import pytest
+import yaml
 from support.hosts import Host, await_condition
 
 from . import frames
@@ -22,6 +25,7 @@ from .frames import ALL_NODES, BROADCAST, ICMP, TCP, UDP
 
 pytestmark = pytest.mark.one_interpreter
 
+ROOT = pathlib.Path(__file__).parents[3]
 MODULE = "port_security"
 BRIDGE = "lsps0"
 TABLE = ("bridge", "labspan_lan")
@@ -523,6 +527,13 @@ def test_a_filter_is_foretold_made_left_alone_changed_and_removed(lab: Lab) -> N
     assert host.converge(MODULE, gone)["network"] is None
     assert host.dump() == before
     host.assert_rests(MODULE, gone)
+
+
+def test_the_examples_of_the_documentation_run(lab: Lab) -> None:
+    examples = runpy.run_path(str(ROOT / "plugins" / "modules" / "port_security.py"), run_name="examples")["EXAMPLES"]
+    for example in yaml.safe_load(examples):
+        assert lab.host.converge(MODULE, example["labspan.vmnet.port_security"])["changed"]
+    assert lab.host.out("nft", "list", "tables") == ""
 
 
 def test_what_somebody_changed_by_hand_is_put_right(lab: Lab) -> None:
