@@ -85,11 +85,28 @@ def identify(pid: int) -> t.Optional[Process]:
             stat = file.read()
     except OSError:
         return None
-    # The program's name stands in parentheses and may hold spaces and parentheses itself.
-    fields = stat[stat.rindex(b")") + 2 :].split()
+    fields = _fields(stat)
     if fields[0] in (b"Z", b"X"):
         return None
     return Process(pid, int(fields[19]))
+
+
+def _fields(stat: bytes) -> list[bytes]:
+    """What follows the program's name, which stands in parentheses and may hold spaces and parentheses itself."""
+    return stat[stat.rindex(b")") + 2 :].split()
+
+
+def of_session(leader: int) -> list[Process]:
+    """The living processes of the session that this number leads, or led: what a daemon started, and it itself."""
+    found = []
+    for entry in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{entry}/stat", "rb") as file:
+                session = int(_fields(file.read())[3])
+            process = identify(int(entry)) if session == leader else None
+            if process is not None:
+                found.append(process)
+    return found
 
 
 def argv_of(pid: int) -> list[str]:

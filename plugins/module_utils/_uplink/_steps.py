@@ -86,6 +86,7 @@ class EndProgram:
     """End every process of this network namespace whose command line is exactly this one, and wait until it is gone.
 
     C(signal) TERM for a program that leaves what it configured as it is when asked to end, KILL for one that does not.
+    What a daemon has started is let finish, such as a script that is about to change an address.
     """
 
     argv: tuple[str, ...]
@@ -96,6 +97,11 @@ class EndProgram:
         for process in found:
             _process.send(process, signal.Signals[f"SIG{self.signal}"])
         for process in _process.wait_gone(found, 5.0):
+            _process.send(process, signal.SIGKILL)
+        _process.wait_gone(found, 5.0)
+        # A daemon leads a session of its own; its number is not used again while one of them lives.
+        scripts = [script for process in found for script in _process.of_session(process.pid)]
+        for process in _process.wait_gone(scripts, 5.0):
             _process.send(process, signal.SIGKILL)
 
 
