@@ -53,14 +53,23 @@ options:
       tap:
         description:
           - The tap, or another port of the bridge with one guest behind it.
+          - Either this or O(ports[].guest) is required.
         type: str
-        required: true
+      guest:
+        description:
+          - The name of a guest of M(labspan.vmnet.qemu_guest). What O(ports[].tap) and O(ports[].mac) leave out is then what that module
+            gives to a NIC without C(tap) or C(mac) of its own.
+        type: str
+      nic:
+        description:
+          - With O(ports[].guest), which of the guest's NICs is meant; the first one is V(0).
+        type: int
+        default: 0
       mac:
         description:
-          - The guest's MAC address, in quotes.
+          - The guest's MAC address, in quotes. Either this or O(ports[].guest) is required.
           - Frames with another sender are dropped, and so are ARP and neighbour discovery that name another one as the guest's.
         type: str
-        required: true
       addresses:
         description:
           - All addresses that the guest may have, of both IP versions, such as V(192.168.1.50) and V(2001:db8::50). A network in CIDR
@@ -144,7 +153,7 @@ seealso:
 """
 
 EXAMPLES = r"""
-- name: Two guests in the LAN, one with known addresses and one that asks the LAN's DHCP server
+- name: Guests in the LAN, one with known addresses, one that asks the LAN's DHCP server, one whose tap and MAC address are derived
   labspan.vmnet.port_security:
     name: lan
     bridge: br0
@@ -154,6 +163,7 @@ EXAMPLES = r"""
         addresses: [192.168.1.50, "2001:db8::50"]
       - tap: tap-desk
         mac: "52:54:00:00:00:02"
+      - guest: play
     protected_addresses: [192.168.1.1, "fe80::1"]
 
 - name: A guest that is a router for a network of its own, with tagged frames as well
@@ -212,8 +222,10 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._items import Option
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import run
 
 _PORT: Options = {
-    "tap": {"type": "str", "required": True},
-    "mac": {"type": "str", "required": True},
+    "tap": {"type": "str"},
+    "guest": {"type": "str"},
+    "nic": {"type": "int", "default": 0},
+    "mac": {"type": "str"},
     "addresses": {"type": "list", "elements": "str"},
     "allow_bpdu": {"type": "bool", "default": False},
     "allow_ra": {"type": "bool", "default": False},

@@ -12,6 +12,7 @@ import dataclasses
 import re
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import (
     _nft,
@@ -115,9 +116,10 @@ class PortSecurity(Resource[Tables]):
 def build(params: dict[str, t.Any]) -> list[PortSecurity]:
     """The resources of the module port_security."""
     single = is_single(params, "networks")
+    identity = _values.host_identity()
     present, absent = [], []
     for number, entry in enumerate(items(params, "networks")):
-        wanted = _port_security_options.asked(entry, "" if single else f"networks[{number}].")
+        wanted = _port_security_options.asked(entry, "" if single else f"networks[{number}].", identity=identity)
         if entry["state"] == "present":
             present.append(wanted)
         else:

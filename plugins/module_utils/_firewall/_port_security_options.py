@@ -19,6 +19,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._port_secu
     Port,
     PortFilter,
 )
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _spec
 
 # linux/if_ether.h. Below the smallest stand lengths (IEEE 802.3, 3.2.6).
 _SMALLEST_ETHERTYPE = 0x0600
@@ -27,10 +28,13 @@ _NAMED_ETHERTYPES = {"vlan": 0x8100}
 _FILTERED_ETHERTYPES = {0x0800: "IPv4", 0x0806: "ARP", 0x86DD: "IPv6"}
 
 
-def asked(params: t.Mapping[str, t.Any], where: str) -> PortFilter:
-    """Check one entry; C(where) stands before the option names in errors, such as C(networks[0].)."""
+def asked(params: t.Mapping[str, t.Any], where: str, *, identity: str) -> PortFilter:
+    """Check one entry; C(where) stands before the option names in errors, such as C(networks[0].).
+
+    C(identity) is the host's, for the MAC addresses of guests that name none.
+    """
     name = _values.object_name(f"{where}name", params["name"])
-    ports = [_port(f"{where}ports[{number}]", port) for number, port in enumerate(params.get("ports") or ())]
+    ports = [_port(f"{where}ports[{number}]", port, identity) for number, port in enumerate(params.get("ports") or ())]
     _check_unique(f"{where}ports[]", ports)
     protected = params.get("protected_addresses") or ()
     return PortFilter(
@@ -54,11 +58,24 @@ def check_together(filters: t.Sequence[PortFilter]) -> None:
             seen[port.tap] = wanted.network
 
 
-def _port(option: str, params: t.Mapping[str, t.Any]) -> Port:
+def _port(option: str, params: t.Mapping[str, t.Any], identity: str) -> Port:
     addresses = params.get("addresses")
+    tap, mac = params.get("tap"), params.get("mac")
+    if params.get("guest"):
+        guest, nic = _values.object_name(f"{option}.guest", params["guest"]), params.get("nic") or 0
+        tap = tap or _spec.derived_tap(guest, nic)
+        mac = mac or _spec.derived_mac(identity, guest, nic)
+    for name, value in (("tap", tap), ("mac", mac)):
+        if not value:
+            raise InvalidInput(
+                f"{option}.{name}",
+                value,
+                "is missing; give it, or with guest the name of the guest of the module qemu_guest that has it by "
+                "itself.",
+            )
     return Port(
-        tap=_values.interface_name(f"{option}.tap", params["tap"]),
-        mac=_values.mac_address(f"{option}.mac", params["mac"]),
+        tap=_values.interface_name(f"{option}.tap", t.cast(str, tap)),
+        mac=_values.mac_address(f"{option}.mac", t.cast(str, mac)),
         addresses=None if addresses is None else _addresses(f"{option}.addresses", addresses),
         allow_bpdu=bool(params.get("allow_bpdu")),
         allow_ra=bool(params.get("allow_ra")),

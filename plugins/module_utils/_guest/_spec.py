@@ -157,6 +157,11 @@ def derived_tap(guest: str, index: int, queues: int = 1) -> str:
     return "vn" + hashlib.sha256(f"{guest}\0{index}{several}".encode()).hexdigest()[:8]
 
 
+def derived_mac(identity: str, guest: str, index: int) -> str:
+    """The MAC address of a NIC that names none; C(identity) is the host's."""
+    return _values.derived_mac(identity, guest, str(index))
+
+
 def is_q35(machine: str) -> bool:
     return "q35" in machine.partition(",")[0]
 
@@ -322,7 +327,7 @@ def _nic(guest: str, index: int, entry: Options, identity: str) -> Nic:
         )
     mac = entry.get("mac")
     return Nic(
-        mac=_values.mac_address(f"{where}.mac", mac) if mac else _values.derived_mac(identity, guest, str(index)),
+        mac=_values.mac_address(f"{where}.mac", mac) if mac else derived_mac(identity, guest, index),
         model="virtio-net-pci" if model == "virtio-net" else model,
         tap=None if user else _values.interface_name(f"{where}.tap", tap or derived_tap(guest, index, queues)),
         bridge=_values.interface_name(f"{where}.bridge", bridge) if bridge else None,

@@ -11,12 +11,15 @@ import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _port_security_options as options
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._port_security_text import Port, PortFilter
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _spec
 
+GUEST = {"name": "web", "state": "running", "restart": "never", "wait_for": "qmp", "force": False}
+GUEST.update(shutdown_timeout=1.0, wait_timeout=1.0, remove_disks=False)
 PORT = {"tap": "tap0", "mac": "52:54:00:00:00:01"}
 
 
 def asked(*ports: dict[str, t.Any], **params: t.Any) -> PortFilter:
-    return options.asked({"name": "lan", "ports": list(ports), **params}, "networks[0].")
+    return options.asked({"name": "lan", "ports": list(ports), **params}, "networks[0].", identity="host")
 
 
 def port(**params: t.Any) -> Port:
@@ -30,7 +33,7 @@ def texts(made: Port) -> t.Optional[list[str]]:
 def test_what_is_left_out() -> None:
     assert port() == Port("tap0", "52:54:00:00:00:01")
     assert asked() == PortFilter("lan", "lan", ())
-    assert options.asked({"name": "lan", "ports": None, "protected_addresses": None}, "") == asked()
+    assert options.asked({"name": "lan", "ports": None, "protected_addresses": None}, "", identity="") == asked()
 
 
 def test_unknown_addresses_are_not_the_same_as_none() -> None:
@@ -51,6 +54,20 @@ def test_unknown_addresses_are_not_the_same_as_none() -> None:
 )
 def test_addresses_in_canonical_form(written: list[str], canonical: list[str]) -> None:
     assert texts(port(addresses=written)) == canonical
+
+
+def test_a_guests_port_is_what_the_guest_gets() -> None:
+    nics = [{"bridge": "br0"}, {"bridge": "br0"}]
+    for number, nic in enumerate(_spec.wish({**GUEST, "nics": nics}, identity="host").given["nics"]):
+        assert asked({"guest": "web", "nic": number}).ports == (Port(nic.tap, nic.mac),)
+    assert asked({"guest": "web", "tap": "tap0"}).ports[0].tap == "tap0"
+    assert asked({"guest": "web", **PORT}).ports[0] == port()
+
+
+@pytest.mark.parametrize("option", ["tap", "mac"])
+def test_a_port_without_guest_has_tap_and_mac(option: str) -> None:
+    with pytest.raises(LabspanError, match=rf"networks\[0\].ports\[0\].{option}: .*is missing"):
+        asked({**PORT, option: None})
 
 
 def test_ports_come_in_one_order_and_in_one_form() -> None:
@@ -93,4 +110,4 @@ def test_a_tap_and_a_mac_address_belong_to_one_port() -> None:
     with pytest.raises(LabspanError, match=r"ports\[\].mac: '52:54:00:00:00:01' is listed twice"):
         asked(PORT, {**PORT, "tap": "tap1"})
     with pytest.raises(LabspanError, match="is listed for both lan and dmz"):
-        options.check_together([asked(PORT), options.asked({"name": "dmz", "ports": [PORT]}, "")])
+        options.check_together([asked(PORT), options.asked({"name": "dmz", "ports": [PORT]}, "", identity="host")])
