@@ -2,8 +2,9 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
-# Makes a checkout ready to run: Debian packages that are missing, one virtual environment for each controller, and the
-# collection's place in a collections tree. Does only what is not done yet, so it may run before every command.
+# Makes a checkout ready to run: Debian packages that are missing, one virtual environment for each controller, the
+# collection's place in a collections tree, and the Debian of the tests' system hosts. Does only what is not done yet, so
+# it may run before every command.
 #
 #   tests/setup.sh quickstart   what `make quickstart` needs
 #   tests/setup.sh              that, and what the tests and linters need
@@ -140,5 +141,10 @@ else
     newest_controller test lint
     core_219 test || say "no Python from 3.11 to 3.13 here, so ansible-core 2.19 is left out"
     environment oldest "3.9 3.10 3.11 3.12 3.13" oldest
+    if command -v mmdebstrap >/dev/null && command -v systemd-nspawn >/dev/null; then
+        as_root tests/lab/system_tree.sh .build/system_host
+    else
+        say "no mmdebstrap or no systemd-nspawn here, so the tests on hosts with systemd are left out"
+    fi
 fi
 say "ready: $(printf '%s\n' "${ready[@]}" | sort -u | xargs)"

@@ -14,6 +14,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -93,51 +94,36 @@ class Traced(t.NamedTuple):
     log: str
 
 
-class Host:
-    """One throw-away host; use as a context manager."""
+class AnyHost:
+    """What all hosts can do: run commands and modules, and show their state."""
 
-    def __init__(self, python_path: pathlib.Path, interpreter: str = sys.executable) -> None:
-        self.interpreter = interpreter
-        self.python_path = python_path
-        self._holder: t.Optional[subprocess.Popen[str]] = None
-        self.pid = 0
-
-    def __enter__(self) -> Host:
-        pathlib.Path("/var/lib/labspan").mkdir(exist_ok=True)
-        namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
-        self._holder = subprocess.Popen(
-            ["unshare", *namespaces, "sh", "-c", _SETUP, sys.executable, _INIT],
-            stdout=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            text=True,
-        )
-        if self._holder.stdout is None or self._holder.stdout.readline().strip() != "ready":
-            raise RuntimeError("the namespaces of a test host could not be made (are the tests run as root?)")
-        children = pathlib.Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text(
-            encoding="ascii"
-        )
-        self.pid = int(children.split()[0])
-        own = os.readlink("/proc/self/ns/net")
-        if own in (os.readlink(f"/proc/{self.pid}/ns/net"), self.out("readlink", "/proc/self/ns/net").strip()):
-            raise RuntimeError("the test host is in the machine's own network namespace")
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._holder is not None:
-            self._holder.kill()
-            self._holder.wait()
-            if self._holder.stdout is not None:
-                self._holder.stdout.close()
-            await_condition(lambda: not pathlib.Path(f"/proc/{self.pid}/ns/net").exists(), "the test host's end")
+    python_path: pathlib.Path
+    interpreter: str
+    pid: int
+    """A process in the host's network, by the machine's number."""
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs a command on the host."""
-        return ["nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--", *command]
+        raise NotImplementedError
+
+    def environment(self) -> t.Optional[dict[str, str]]:
+        """The environment of commands on the host; None is the test's own."""
+        return None
+
+    def module_environment(self) -> dict[str, str]:
+        """The environment in which Ansible's package and this collection are found."""
+        return _environment(self.python_path)
 
     def run(self, *command: str, check: bool = True, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command on the host."""
         done = subprocess.run(
-            self.argv(*command), input=stdin, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            self.argv(*command),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+            env=self.environment(),
         )
         if check and done.returncode:
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stderr or done.stdout}")
@@ -153,6 +139,7 @@ class Host:
 
     def start(self, *command: str, **options: t.Any) -> subprocess.Popen[str]:
         """Start a command on the host; it ends with the host at the latest."""
+        options.setdefault("env", self.environment())
         return subprocess.Popen(self.argv(*command), text=True, **options)
 
     def child(self, process: subprocess.Popen[str]) -> int:
@@ -213,7 +200,7 @@ class Host:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**_environment(self.python_path), **(environment or {})},
+            env={**self.module_environment(), **(environment or {})},
         )
         if process.stdin is None:
             raise RuntimeError("no pipe to the module")
@@ -307,8 +294,50 @@ class Host:
         await_condition(settled, "the kernel to settle")
 
 
+class Host(AnyHost):
+    """One throw-away host; use as a context manager."""
+
+    def __init__(self, python_path: pathlib.Path, interpreter: str = sys.executable) -> None:
+        self.interpreter = interpreter
+        self.python_path = python_path
+        self._holder: t.Optional[subprocess.Popen[str]] = None
+        self.pid = 0
+
+    def __enter__(self) -> Host:
+        pathlib.Path("/var/lib/labspan").mkdir(exist_ok=True)
+        namespaces = ["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"]
+        self._holder = subprocess.Popen(
+            ["unshare", *namespaces, "sh", "-c", _SETUP, sys.executable, _INIT],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+        )
+        if self._holder.stdout is None or self._holder.stdout.readline().strip() != "ready":
+            raise RuntimeError("the namespaces of a test host could not be made (are the tests run as root?)")
+        children = pathlib.Path(f"/proc/{self._holder.pid}/task/{self._holder.pid}/children").read_text(
+            encoding="ascii"
+        )
+        self.pid = int(children.split()[0])
+        own = os.readlink("/proc/self/ns/net")
+        if own in (os.readlink(f"/proc/{self.pid}/ns/net"), self.out("readlink", "/proc/self/ns/net").strip()):
+            raise RuntimeError("the test host is in the machine's own network namespace")
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._holder is not None:
+            self._holder.kill()
+            self._holder.wait()
+            if self._holder.stdout is not None:
+                self._holder.stdout.close()
+            await_condition(lambda: not pathlib.Path(f"/proc/{self.pid}/ns/net").exists(), "the test host's end")
+
+    def argv(self, *command: str) -> list[str]:
+        """The command line that runs a command on the host."""
+        return ["nsenter", "--target", str(self.pid), "--net", "--mount", "--pid", "--", *command]
+
+
 class _Monitor:
-    def __init__(self, host: Host, command: tuple[str, ...], mark: t.Callable[[Host, str], str]) -> None:
+    def __init__(self, host: AnyHost, command: tuple[str, ...], mark: t.Callable[[AnyHost, str], str]) -> None:
         self._host = host
         self._mark = mark
         self._path = pathlib.Path(f"/tmp/labspan-monitor-{os.getpid()}-{id(self)}")
@@ -331,7 +360,8 @@ class _Monitor:
         others = [line for line in lines if line.strip() and line not in generations and not _MARKER.match(line)]
         # The marker's own two transactions; any more were somebody's, even if they changed nothing.
         self.heard = others + generations[2:]
-        self._process.kill()
+        # Killing only what entered the host would leave the monitor there, an orphan that no init of the host can reap.
+        os.kill(self._host.child(self._process), signal.SIGKILL)
         self._process.wait()
         self._path.unlink()
 
@@ -362,17 +392,24 @@ class _Monitor:
         return self._find(token)
 
 
-def _rule_marker(host: Host, name: str) -> str:
+def _rule_marker(host: AnyHost, name: str) -> str:
     number = {"begin": "32700", "ready": "32701", "end": "32702"}[name]
     host.run("ip", "rule", "add", "pref", number, "table", "250")
     host.run("ip", "rule", "del", "pref", number)
     return f"{number}:"
 
 
-def _table_marker(host: Host, name: str) -> str:
+def _table_marker(host: AnyHost, name: str) -> str:
     host.run("nft", "add", "table", "ip", f"marker_{name}")
     host.run("nft", "delete", "table", "ip", f"marker_{name}")
     return f"marker_{name}"
+
+
+def cable(host: AnyHost, name: str, other: AnyHost, far: str, *, mac: t.Optional[str] = None) -> None:
+    """Lay a cable from a host's port, which is up, to another's, which is down and has this address."""
+    end = f"type veth peer name {far} {f'address {mac} ' if mac else ''}netns {other.pid}"
+    # Both ends are made where they belong; nothing appears in the caller's own network.
+    subprocess.run(["ip", *f"link add {name} netns {host.pid} up {end}".split()], check=True)
 
 
 def finish_module(process: subprocess.Popen[str]) -> Result:

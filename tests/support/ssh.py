@@ -4,10 +4,10 @@
 """Real SSH into a test host: over its own network card, from another host's network, with OpenSSH at both ends.
 
     with Ssh() as ssh:
-        ssh.serve(host)                          # a system host has its own: SystemHost(..., files=ssh.files())
-        door = ssh.door("192.0.2.10", via=lan)   # lan: a host, or the name of a network namespace
-        door.run("ip", "-br", "addr")            # a new TCP connection each time
-        door.variables                           # what Ansible needs to get in by the same way
+        ssh.serve(host)  # a system host has its own: SystemHost(..., files=ssh.files(), enable=["ssh"])
+        door = ssh.door("192.0.2.10", via=lan)  # lan: a host, or the name of a network namespace
+        door.run("ip", "-br", "addr")  # a new TCP connection each time
+        door.variables  # what Ansible needs to get in by the same way
 
 Nothing of the user's own SSH configuration is read or written; the host's key is known, and checked.
 """
@@ -26,7 +26,7 @@ import typing as t
 from support.hosts import TIMEOUT, await_condition
 
 if t.TYPE_CHECKING:
-    from support.hosts import Host
+    from support.hosts import AnyHost, Host
 
 #: Where the keys and the configuration are on a system host.
 _SSHD = "/etc/ssh/labspan"
@@ -50,7 +50,7 @@ PidFile none
 Subsystem sftp internal-sftp
 """
 
-Network = t.Union[str, "Host"]
+Network = t.Union[str, "AnyHost"]
 """A host, or the name of a network namespace."""
 
 
@@ -100,11 +100,13 @@ class Ssh:
         """What sshd of a bare host said."""
         return (self.directory / "sshd.log").read_text(encoding="utf-8")
 
-    def files(self) -> dict[str, str]:
-        """What goes into a system host before it starts, so that its own ssh.service lets us in."""
-        found = {f"{_SSHD}/{name}": self._read(name) for name in ("host_key", "login_key.pub")}
-        found["/etc/ssh/sshd_config.d/labspan.conf"] = _CONFIG.format(directory=_SSHD)
-        return found
+    def files(self) -> dict[str, t.Union[str, tuple[str, int]]]:
+        """What goes into a system host before it starts, so that its own sshd, enabled as C(ssh), lets us in."""
+        return {
+            f"{_SSHD}/host_key": (self._read("host_key"), 0o600),
+            f"{_SSHD}/login_key.pub": self._read("login_key.pub"),
+            "/etc/ssh/sshd_config.d/labspan.conf": _CONFIG.format(directory=_SSHD),
+        }
 
     def door(self, address: str, *, via: Network, port: int = 22) -> Door:
         """The way to an address of a host from another network namespace."""

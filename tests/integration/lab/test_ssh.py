@@ -13,7 +13,7 @@ import sys
 import typing as t
 
 import pytest
-from support.hosts import Host, await_condition
+from support.hosts import Host, await_condition, cable
 from support.ssh import Door, Ssh
 
 pytestmark = pytest.mark.one_interpreter
@@ -25,8 +25,7 @@ ADDRESSES = ("192.0.2.10", "2001:db8:1::10")
 def lan(host: Host) -> t.Iterator[Host]:
     """Another host, at the far end of a cable to the first."""
     with Host(host.python_path) as other:
-        cable = f"link add port0 netns {other.pid} up type veth peer name eth0 netns {host.pid}"
-        subprocess.run(["ip", *cable.split()], check=True)
+        cable(other, "port0", host, "eth0")
         for address in ("192.0.2.1/24", "2001:db8:1::1/64"):
             other.run("ip", "addr", "add", address, "dev", "port0", "nodad")
         for address in ("192.0.2.10/24", "2001:db8:1::10/64"):

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# The steps of a system host's life: a Debian with systemd as its process 1, in a container of systemd-nspawn(1).
+#
+#   system_host.sh disk TREE                        in a mount namespace of the host's own: its disk, over TREE, at $root
+#   system_host.sh boot NAME NETWORK HOSTNAME OPTION...   there: becomes the container, on the disk, in the network namespace
+#   system_host.sh forget NAME                      anywhere, after its end: takes away what the container left
+
+set -eu
+
+# Everybody mounts at the same place, each in a mount namespace of its own.
+here=/run/labspan-system
+root=$here/root
+
+# cgroups: the directories that hold the hierarchies which systemd sorts its processes in, whichever this machine has.
+cgroups() {
+    for directory in /sys/fs/cgroup/systemd /sys/fs/cgroup/unified /sys/fs/cgroup; do
+        [ ! -e "$directory/cgroup.procs" ] || echo "$directory"
+    done
+}
+
+step=$1
+shift
+case $step in
+    disk)
+        mkdir -p "$here" /run/systemd/nspawn
+        mount -t tmpfs -o mode=755 tmpfs "$here"
+        # The locks and mounts of nspawn are nobody else's.
+        mount -t tmpfs -o mode=755 tmpfs /run/systemd/nspawn
+        # Overlayfs takes no commas and colons in paths; a bind mount has a plain one.
+        mkdir "$here/tree" "$here/disk" "$here/work" "$root"
+        mount --bind "$1" "$here/tree"
+        mount -t overlay -o "lowerdir=$here/tree,upperdir=$here/disk,workdir=$here/work" overlay "$root"
+        ;;
+    boot)
+        name=$1 network=$2 hostname=$3
+        shift 3
+        set -- systemd-nspawn --quiet --boot --directory="$root" --machine="$name" --hostname="$hostname" \
+            --network-namespace-path="$network" --capability=CAP_NET_ADMIN,CAP_NET_RAW --bind=/dev/net/tun \
+            --register=no --keep-unit --link-journal=no --resolv-conf=off --timezone=off --console=pipe "$@"
+        if [ -d /run/systemd/system ]; then
+            set -- systemd-run --quiet --scope --collect --unit="$name" --property=Delegate=yes "$@"
+        else
+            # Nobody else gives it cgroups of its own, and two containers in the same ones would end each other's units.
+            for directory in $(cgroups); do
+                mkdir -p "$directory/$name"
+                echo $$ >"$directory/$name/cgroup.procs"
+            done
+        fi
+        # Without this, forwarding and all other settings of the network could only be read.
+        export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
+        exec "$@"
+        ;;
+    forget)
+        for directory in $(cgroups); do
+            [ ! -d "$directory/$1" ] || find "$directory/$1" -depth -type d -exec rmdir {} +
+        done
+        ;;
+    *) echo "system_host.sh: no step $step" >&2 && exit 2 ;;
+esac
