@@ -84,3 +84,10 @@ class Manager(abc.ABC):
         with a working network. The same answer when they are there already. Not asked for the way back: then the files
         that were there before the move are brought back."""
         return ()
+
+    def settle(self, move: Move) -> t.Sequence[Step]:
+        """Steps when the files are as they must be, or for the way back as they were: with no effect on the network.
+
+        Such as to have the manager read them, and to remove what C(before) and C(after) left in /run. Asked for after
+        the files were written; nothing when there is nothing to do."""
+        return ()
