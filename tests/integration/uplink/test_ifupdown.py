@@ -1,0 +1,237 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Hosts of ifupdown and of a dhclient by hand: the lease moves with the uplink, and the next boot makes the same."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import typing as t
+
+import pytest
+from support.hosts import Host, await_condition, cable
+from support.system_host import SystemHost, needs_system_host
+from support.uplinks import begin, move, reaches
+
+pytestmark = [needs_system_host, pytest.mark.one_interpreter]
+
+MAC = "52:54:00:00:00:15"
+GATEWAY = "10.77.0.1"
+INTERFACES = "/etc/network/interfaces"
+LEASES = "/var/lib/dhcp/dhclient.br0.leases"
+DHCP = """\
+auto lo
+iface lo inet loopback
+
+# The primary network interface
+auto eth0
+iface eth0 inet dhcp
+iface eth0 inet6 auto
+"""
+STATIC = """\
+auto eth0
+iface eth0 inet static
+    address 10.77.0.5/24
+    gateway 10.77.0.1
+    up ip route add 198.51.100.0/24 via 10.77.0.2 dev eth0
+iface eth0 inet static
+    address 10.77.0.6/24
+iface eth0 inet6 static
+    address fd77::5/64
+    gateway fd77::1
+"""
+
+
+class Lan:
+    """A LAN with a gateway, router advertisements, and leases that are renewed every other second."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.log = pathlib.Path(host.out("mktemp", "-d", "-p", "/run").strip(), "dnsmasq.log")
+        host.run("ip", "link", "add", "lan0", "type", "bridge")
+        host.run("ip", "link", "set", "lan0", "up")
+        host.run("ip", "address", "add", f"{GATEWAY}/24", "dev", "lan0")
+        host.run("ip", "address", "add", "fd77::1/64", "dev", "lan0", "nodad")
+        options = [
+            "conf-file=/dev/null", "no-resolv", "no-hosts", "port=0", "no-ping", "interface=lan0", "bind-interfaces",
+            "dhcp-range=10.77.0.100,10.77.0.200,255.255.255.0,120", "dhcp-option=option:router,10.77.0.1",
+            "dhcp-option=option:T1,3", "dhcp-option=option:T2,90", "dhcp-authoritative", "enable-ra",
+            "dhcp-range=fd77::,ra-only", f"dhcp-leasefile={self.log}.leases", f"log-facility={self.log}",
+        ]  # fmt: skip
+        host.run("dnsmasq", *(f"--{option}" for option in options))
+
+    def wire(self, host: SystemHost) -> None:
+        cable(self.host, "port0", host, "eth0", mac=MAC)
+        self.host.run("ip", "link", "set", "port0", "master", "lan0")
+
+    @property
+    def given(self) -> list[str]:
+        """The address of each acknowledgement so far."""
+        return re.findall(r"DHCPACK\(lan0\) (\S+)", self.host.out("cat", str(self.log)))
+
+    @property
+    def returned(self) -> list[str]:
+        return re.findall(r"DHCPRELEASE\(lan0\) (\S+)", self.host.out("cat", str(self.log)))
+
+    def await_renewals(self, count: int) -> None:
+        wanted = len(self.given) + count
+        await_condition(lambda: len(self.given) >= wanted, f"{count} renewals")
+
+    @contextlib.contextmanager
+    def pinging(self, address: str, lose: int) -> t.Iterator[None]:
+        """Pings a hundred times a second, of which this many may be lost."""
+        process = self.host.start("ping", "-i", "0.01", "-q", address, stdout=subprocess.PIPE)
+        try:
+            yield
+        finally:
+            os.kill(self.host.child(process), signal.SIGINT)
+            output, _errors = process.communicate()
+        found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
+        assert found is not None, output
+        sent, received = map(int, found.groups())
+        assert sent > 0
+        assert sent - received <= lose, output
+
+
+@pytest.fixture(scope="module")
+def lan(python_path: pathlib.Path) -> t.Iterator[Lan]:
+    with Host(python_path) as host:
+        yield Lan(host)
+
+
+@contextlib.contextmanager
+def started(python_path: pathlib.Path, lan: Lan, interfaces: str) -> t.Iterator[SystemHost]:
+    files = {INTERFACES: interfaces}
+    with SystemHost(python_path, files=files, enable=["networking"], wire=lan.wire) as host:
+        yield host
+
+
+def address(host: SystemHost, name: str) -> str:
+    """The IPv4 address of the interface, with its prefix length; of more than one, all."""
+    return " ".join(re.findall(r" inet (\S+)", host.out("ip", "-4", "-o", "address", "show", name)))
+
+
+def ports(host: SystemHost) -> set[str]:
+    return set(re.findall(r"^\d+: ([^:@]+)", host.out("bridge", "link", "show"), re.MULTILINE))
+
+
+def clients(host: SystemHost) -> list[str]:
+    """The interfaces that have a dhclient."""
+    lines = host.run("pgrep", "-a", "dhclient", check=False).stdout.splitlines()
+    return sorted(name for line in lines for name in re.findall(r"\b(?:eth0|br0)$", line))
+
+
+def with_tap(host: SystemHost) -> None:
+    host.run("ip", "tuntap", "add", "tap7", "mode", "tap")
+    host.run("ip", "link", "set", "tap7", "master", "br0", "up")
+
+
+def test_a_host_with_a_lease_keeps_its_address_through_all_that_comes(python_path: pathlib.Path, lan: Lan) -> None:
+    with started(python_path, lan, DHCP) as host:
+        leased = address(host, "eth0")
+        given = len(lan.given)
+        with lan.pinging(leased.partition("/")[0], lose=1):
+            move(host, persistent=True)
+            lan.await_renewals(3)
+        assert address(host, "br0") == leased
+        assert address(host, "eth0") == ""
+        assert clients(host) == ["br0"]
+        assert lan.returned == []
+        # The same bridge is what ifupdown makes, with the lease; it does not take the tap off.
+        with_tap(host)
+        host.run("systemctl", "restart", "networking")
+        assert address(host, "br0") == leased
+        assert ports(host) == {"eth0", "tap7"}
+        assert clients(host) == ["br0"]
+        assert not host.converge("bridge_uplink", options())["changed"]
+        host.run("ip", "link", "del", "tap7")
+        host.power_cut()
+        assert address(host, "br0") == leased
+        assert ports(host) == {"eth0"}
+        assert set(lan.given[given:]) == {leased.partition("/")[0]}
+        assert not host.converge("bridge_uplink", options())["changed"]
+        # And back.
+        with lan.pinging(leased.partition("/")[0], lose=1):
+            move(host, persistent=True, state="absent")
+            lan.await_renewals(1)
+        assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+        assert host.link("br0") is None
+        assert host.out("cat", INTERFACES) == DHCP
+        assert host.run("test", "-e", LEASES, check=False).returncode != 0
+        host.power_cut()
+        assert address(host, "eth0") == leased
+
+
+def test_without_the_lease_under_its_name_the_bridge_is_another_client(python_path: pathlib.Path, lan: Lan) -> None:
+    with started(python_path, lan, DHCP) as host:
+        leased = address(host, "eth0")
+        move(host, persistent=True)
+        host.run("rm", LEASES)
+        host.power_cut()
+        assert address(host, "br0") not in ("", leased)
+
+
+def test_a_static_host_has_all_of_it_again_after_a_restart_and_a_reboot(python_path: pathlib.Path, lan: Lan) -> None:
+    with started(python_path, lan, STATIC) as host:
+        before = layer3(host, "eth0")
+        with lan.pinging("10.77.0.5", lose=1), lan.pinging("fd77::5", lose=1):
+            move(host, persistent=True)
+        assert layer3(host, "br0") == before
+        with_tap(host)
+        host.run("systemctl", "restart", "networking")
+        assert layer3(host, "br0") == before
+        assert ports(host) == {"eth0", "tap7"}
+        host.reboot()
+        assert layer3(host, "br0") == before
+        assert layer3(host, "eth0") == []
+        assert reaches(host, GATEWAY)
+        assert not host.converge("bridge_uplink", options())["changed"]
+
+
+def test_the_client_is_the_cards_again_when_nobody_confirms(python_path: pathlib.Path, lan: Lan) -> None:
+    with started(python_path, lan, DHCP) as host:
+        leased = address(host, "eth0")
+        pending = begin(host, persistent=True, confirm_timeout=5)["pending"]["transaction"]
+        assert (address(host, "br0"), clients(host)) == (leased, ["br0"])
+        unit = f"labspan-uplink-{pending}.service"
+        await_condition(
+            lambda: host.run("systemctl", "is-active", unit, check=False).returncode != 0, "the dead-man to be done"
+        )
+        assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+        assert host.link("br0") is None
+        # It is not a part of the unit that ended.
+        lan.await_renewals(1)
+        assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+        assert host.out("cat", INTERFACES) == DHCP
+
+
+def test_a_client_that_was_started_by_hand_follows_too(python_path: pathlib.Path, lan: Lan) -> None:
+    with SystemHost(python_path, wire=lan.wire) as host:
+        host.run("dhclient", "eth0")
+        leased = address(host, "eth0")
+        assert "set persistent: false" in host.module("bridge_uplink", options()).get("msg", "")
+        with lan.pinging(leased.partition("/")[0], lose=1):
+            move(host)
+            lan.await_renewals(1)
+            move(host, state="absent")
+            lan.await_renewals(1)
+        assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+
+
+def options(**more: t.Any) -> dict[str, t.Any]:
+    """The whole of it, to stay."""
+    return {"bridge": "br0", "interface": "eth0", "persistent": True, "transaction": "0" * 16, **more}
+
+
+def layer3(host: SystemHost, name: str) -> list[str]:
+    """Addresses and routes of the interface, without what every interface has."""
+    lines = host.out("ip", "-o", "address", "show", name).splitlines()
+    for family in ("-4", "-6"):
+        lines += host.out("ip", family, "route", "show", "dev", name).splitlines()
+    words = (re.sub(r"^\d+: | (valid|preferred)_lft forever|\\", "", line).replace(name, "NAME") for line in lines)
+    return sorted(" ".join(line.split()) for line in words if "fe80::" not in line and "mngtmpaddr" not in line)
