@@ -167,7 +167,8 @@ def _converted(blocks: t.Sequence[Block], move: Move) -> list[Block]:
     setup = _Setup(move)
     wanted = setup.into(_addressed([goes for _stays, goes in split], move))
     result = _placed(blocks, slots, wanted)
-    result.insert(result.index(wanted[0]), Block((*setup.card_lines(of_card), "\n")))
+    place = next(index for index, block in enumerate(result) if block is wanted[0])
+    result.insert(place, Block((*setup.card_lines(of_card), "\n")))
     return result
 
 
@@ -268,17 +269,20 @@ def _addressed(blocks: t.Sequence[Block], move: Move) -> list[Block]:
     """The bridge's stanzas with the addresses that are wanted; as they are for C(move)."""
     if move.mode == "move":
         return list(blocks)
-    comments = (line for block in blocks[:-1] for line in _tail(block) if line.strip())
-    tail = (*comments, *_tail(blocks[-1]))
-    kept = [
-        block
-        for block in blocks
-        if move.mode == "dhcp" and block.words[2:3] == ["inet6"] and block.words[3:] != ["dhcp"]
+    ipv6 = [block for block in blocks if block.words[2:3] == ["inet6"] and block.words[3:] != ["dhcp"]]
+    kept = [block.lines[: len(block.lines) - len(_tail(block))] for block in ipv6 if move.mode == "dhcp"]
+    made = [*_generated(move), *kept]
+    tails = [_tail(block) for block in blocks]
+    tails = [*tails[: len(made) - 1], tuple(line for tail in tails[len(made) - 1 :] for line in tail)]
+    tails += [()] * (len(made) - len(tails))
+    return [
+        Block((*_ended(lines), *_spaced(tail, last=index == len(made) - 1)))
+        for index, (lines, tail) in enumerate(zip(made, tails))
     ]
-    made = [Block(lines) for lines in _generated(move)]
-    result = [*made, *(Block(block.lines[: len(block.lines) - len(_tail(block))]) for block in kept)]
-    spaced = [Block((*block.lines, "\n")) for block in result[:-1]]
-    return [*spaced, Block((*result[-1].lines, *tail))]
+
+
+def _spaced(tail: tuple[str, ...], *, last: bool) -> tuple[str, ...]:
+    return tail if last or any(not line.strip() for line in tail) else ("\n", *tail)
 
 
 def _generated(move: Move) -> t.Iterator[tuple[str, ...]]:
@@ -311,8 +315,10 @@ class _Setup:
     def into(self, blocks: t.Sequence[Block]) -> list[Block]:
         """The bridge's stanzas with what makes the bridge in the first of them."""
         leased = any(block.words[2:4] == ["inet", "dhcp"] for block in blocks)
-        first = blocks[0]
-        return [Block((*_ended(first.lines[:1]), *self._bridge_lines(leased=leased), *first.lines[1:])), *blocks[1:]]
+        place = next(index for index, block in enumerate(blocks) if block.interface == self.move.bridge)
+        head, *rest = blocks[place].lines
+        made = Block((*_ended([head]), *self._bridge_lines(leased=leased), *rest))
+        return [*blocks[:place], made, *blocks[place + 1 :]]
 
     def _bridge_lines(self, *, leased: bool) -> t.Iterator[str]:
         card, bridge = self.move.interface, self.move.bridge

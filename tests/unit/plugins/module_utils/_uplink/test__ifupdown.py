@@ -95,7 +95,13 @@ iface br0 inet6 auto
             "auto eth0 eth0:1\niface eth0 inet manual\n\niface eth0:1 inet static\n address 10.0.0.9/24\n\n# end\n",
             "auto eth0 br0 br0:1\niface eth0 inet manual\n\n"
             "iface br0 inet manual\n\niface br0:1 inet static\n address 10.0.0.9/24\n\n# end\n",
-            id="labels",
+            id="a label after its card",
+        ),
+        pytest.param(
+            "auto eth0\niface eth0:1 inet static\n address 10.0.0.9/24\niface eth0 inet dhcp\n",
+            "auto eth0 br0\niface eth0 inet manual\n\n"
+            "iface br0:1 inet static\n address 10.0.0.9/24\niface br0 inet dhcp\n",
+            id="a label before its card",
         ),
         pytest.param(
             "no-auto-down eth0\nauto eth0\niface eth0 inet static\n up ip route add 10.8.0.0/16 \\\n  dev eth0\n",
@@ -131,13 +137,12 @@ iface br0 inet6 static
     address fd00::5/64
     gateway fd00::1
 """
-    assert (
-        plain(transform(DEBIAN, STATIC))
-        .partition("\n\n")[2]
-        .endswith(f"{wanted}# This is an autoconfigured IPv6 interface\n")
-    )
+    remark = "# This is an autoconfigured IPv6 interface\n"
+    found = plain(transform(DEBIAN, STATIC))
+    assert remark in found
+    assert found.replace(remark, "").endswith(wanted)
     moved = transform(DEBIAN, MOVE)
-    assert wanted in plain(transform(moved, STATIC))
+    assert plain(transform(moved, STATIC)).replace(remark, "").endswith(wanted)
 
 
 @pytest.mark.parametrize("mode", ["move", "static", "dhcp", "none"])
