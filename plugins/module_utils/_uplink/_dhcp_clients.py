@@ -225,9 +225,9 @@ def master(interface: str) -> list[str]:
 def _trouble(client: Client, interface: str) -> t.Optional[str]:
     if client.program != "dhclient":
         return (
-            f"{client} configures {interface}, and {client.program} takes its addresses away when it starts on another "
-            "interface, so that the host would be cut off. Let dhclient, systemd-networkd or NetworkManager run "
-            f"{interface}, or give it a static address."
+            f"{client} configures {interface}, and labspan.vmnet cannot carry the lease of {client.program} over to "
+            f"another interface. Let dhclient, systemd-networkd or NetworkManager run {interface}, or end it and give "
+            "the address by address_mode: static."
         )
     if client.ipv6:
         return (

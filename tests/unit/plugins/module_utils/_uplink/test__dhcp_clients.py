@@ -174,8 +174,8 @@ def test_the_mode_dhcp_starts_a_client_where_there_was_none(host: Host) -> None:
 @pytest.mark.parametrize(
     ("line", "because"),
     [
-        ("udhcpc -i eth0", "takes its addresses away"),
-        ("dhcpcd eth0", "takes its addresses away"),
+        ("udhcpc -i eth0", "cannot carry the lease"),
+        ("dhcpcd eth0", "cannot carry the lease"),
         ("dhclient -6 eth0", "DHCPv6"),
         ("dhclient eth0 eth1", "one client per interface"),
         ("dhclient", "all interfaces that it finds"),
