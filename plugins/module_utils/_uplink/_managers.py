@@ -10,11 +10,16 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _ifupdown, _networkd, _plain
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import (
+    _ifupdown,
+    _network_manager,
+    _networkd,
+    _plain,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._manager import Manager
 
 # netplan before those that it writes for.
-_FINDERS: tuple[t.Callable[[str], t.Optional[Manager]], ...] = (_networkd.find, _ifupdown.find)
+_FINDERS: tuple[t.Callable[[str], t.Optional[Manager]], ...] = (_networkd.find, _network_manager.find, _ifupdown.find)
 
 
 def find(interface: str) -> Manager:
