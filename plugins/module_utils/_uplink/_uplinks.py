@@ -84,6 +84,14 @@ class Done(Change):
         return False
 
 
+@dataclasses.dataclass(frozen=True)
+class Settling(Done):
+    """The manager is told of the files."""
+
+    manager: Manager
+    move: Move
+
+
 class Uplink(Resource[UplinkState]):
     """The uplink of this host, up to the confirmation: in the kernel, and on the disk where nothing must be moved."""
 
@@ -420,14 +428,23 @@ def removes_bridge(want: WantedUplink, have: UplinkState) -> bool:
     bridge = have.links.get(want.bridge)
     if want.present or bridge is None:
         return False
-    created = have.record.created if have.record is not None else _links.owner_of(bridge.alias) == want.network
-    return created
+    return have.record.created if have.record is not None else _links.owner_of(bridge.alias) == want.network
 
 
 def rest_of_plan(
     want: WantedUplink, manager: Manager, have: UplinkState, *, created: t.Optional[bool] = None
 ) -> list[Change]:
-    """The files that differ, the record, and the bridge that is left over."""
+    """The files that differ, the record, the bridge that is left over, and what the manager makes of it."""
+    changes = _rest_on_disk(want, manager, have, created=created)
+    if not changes or (want.present and not want.persistent) or type(manager).settle is Manager.settle:
+        return changes
+    sentence = f"Have {manager.name} read its files"
+    return [*changes, Settling(manager.name, sentence, None, None, manager, move_of(want, have))]
+
+
+def _rest_on_disk(
+    want: WantedUplink, manager: Manager, have: UplinkState, *, created: t.Optional[bool]
+) -> list[Change]:
     changes: list[Change] = []
     now = {file.path: file for file in have.files}
     files = wanted_files(want, manager, have)
@@ -463,6 +480,9 @@ def apply_rest(change: Change) -> None:
     """Carry out one change of C(rest_of_plan)."""
     if isinstance(change, FileChange):
         change.after.perform()
+    elif isinstance(change, Settling):
+        for step in change.manager.settle(change.move):
+            step.action.perform()
     elif change.subject != "recovery":
         _transaction.remove_bridge(change.subject)
 
