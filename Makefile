@@ -17,7 +17,7 @@ unexport PYTHONPATH ANSIBLE_CONFIG
 # Network namespaces, taps and firewall tables belong to root.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=PATH,ANSIBLE_COLLECTIONS_PATH,ANSIBLE_PIPELINING,ANSIBLE_LOCALHOST_WARNING,ANSIBLE_HOME,LABSPAN_TEST_INTERPRETERS,CI)
 
-SCENARIOS ?= private routed nat
+SCENARIOS ?= private routed nat l2
 PYTEST_ARGS ?=
 BENCHMARK_ARGS ?=
 , := ,

@@ -43,6 +43,11 @@ SCENARIOS = {
     "private": {"private_guests": [guest("one", "labspan.address=10.1.0.1/24")], "private_taps": [{"name": "tap0"}]},
     "routed": {"routed_guests": [guest("one")], "routed_subnet6": "fd00:98::/64"},
     "nat": {"nat_guests": [guest("one"), guest("two")], "nat_subnet6": "fd00:97::/64"},
+    "l2": {
+        "l2_guests": [guest("one", "labspan.address=192.0.2.51/24")],
+        "l2_interface": hosts.UPLINK,
+        "l2_persistent": False,
+    },
 }
 
 
@@ -115,9 +120,12 @@ def dump(host: hosts.Host) -> dict[str, str]:
     }
     found = {name: host.run(*command.split(), check=False).stdout for name, command in commands.items()}
     found = {name: _CLOCKS.sub("", text) for name, text in found.items()}
-    # What looks at the host is there while it looks; the account of the guests and what is known of KVM stay.
+    # What looks at the host is there while it looks; the account of the guests, what is known of KVM, and how
+    # the uplink's last move ended stay.
     found["programs"] = "\n".join(line for line in found["programs"].splitlines() if not line.startswith("ps "))
-    stays = re.compile(r"/etc/(passwd|group|g?shadow|sub[ug]id)-?|/run/labspan/accelerator.json|/etc/\.pwd\.lock")
+    stays = re.compile(
+        r"/etc/(passwd|group|g?shadow|sub[ug]id)-?|/etc/\.pwd\.lock|/run/labspan/accelerator.json|/run/labspan/uplink/.*"
+    )
     found["files"] = "\n".join(sorted(line for line in found["files"].splitlines() if not stays.fullmatch(line)))
     return found
 
