@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import typing as t
+
+from support import ssh
 
 from lab import hosts
 
@@ -24,6 +27,7 @@ def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
     command.add_argument("lab")
     command.add_argument("hosts", nargs="+", metavar="host")
     command.add_argument("--tiny-guest", action="store_true", help="build the tiny guest first if it is not current")
+    command.add_argument("--system", action="store_true", help="hosts with a systemd, networkd and sshd of their own")
     command.set_defaults(call=_up)
 
     command = commands.add_parser("down", help="end a lab and everything in it")
@@ -35,6 +39,7 @@ def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
 
     command = commands.add_parser("inventory", help="print the inventory of a lab")
     command.add_argument("lab")
+    command.add_argument("--ssh", action="store_true", help="reach system hosts by SSH, from the LAN")
     command.set_defaults(call=_inventory)
 
     command = commands.add_parser("shell", help="run a command, or a shell, on a host or on the LAN ('lan')")
@@ -52,7 +57,8 @@ def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    _show(hosts.up(options.lab, options.hosts, tiny_guest=options.tiny_guest))
+    kind = hosts.SYSTEM if options.system else hosts.NAMESPACE
+    _show(hosts.up(options.lab, options.hosts, tiny_guest=options.tiny_guest, kind=kind))
     return 0
 
 
@@ -68,17 +74,28 @@ def _list(_options: argparse.Namespace) -> int:
 
 
 def _inventory(options: argparse.Namespace) -> int:
+    lab = _lab(options.lab)
     lines = ["all:", "  hosts:"]
-    for host in _lab(options.lab).hosts:
-        lines += [
-            f"    {host.name}:",
-            "      ansible_connection: labspan.vmnet.netns",
-            f"      ansible_netns_pid_file: {host.pid_file}",
-            "      ansible_become: false",
-            "      ansible_python_interpreter: /usr/bin/python3",
-        ]
+    for host in lab.hosts:
+        lines.append(f"    {host.name}:")
+        # Each JSON value is a YAML value.
+        lines += [f"      {key}: {json.dumps(value)}" for key, value in _variables(lab, host, options.ssh).items()]
     print("\n".join(lines))
     return 0
+
+
+def _variables(lab: hosts.Lab, host: hosts.Host, through_ssh: bool) -> dict[str, t.Any]:
+    common = {"ansible_become": False, "ansible_python_interpreter": "/usr/bin/python3"}
+    if not through_ssh:
+        return {
+            "ansible_connection": "labspan.vmnet.netns",
+            "ansible_netns_pid_file": str(host.pid_file),
+            **common,
+        }
+    if host.kind != hosts.SYSTEM:
+        raise hosts.LabError(f"{host.name} of lab {lab.name} has no sshd; make the lab with --system.")
+    address = host.addresses[0].partition("/")[0]
+    return {**ssh.Door(lab.keys, address, str(hosts.NETNS / lab.lan.netns)).variables, **common}
 
 
 def _shell(options: argparse.Namespace) -> int:

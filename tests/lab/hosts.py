@@ -4,8 +4,9 @@
 """Lab hosts, and the LAN that they are on, as namespaces of this machine.
 
 A lab host has its own network, mount, process, host name and IPC namespaces and its own /run; what is written to /etc
-and /var/lib stays with it. It ends with its process 1, and everything inside ends with that. The machine's own network
-is never entered: each function that could do so compares first.
+and /var/lib stays with it. A system host has a whole disk of its own, and a systemd on it. A host ends with its process
+1, and everything inside ends with that. The machine's own network is never entered: each function that could do so
+compares first.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ import sys
 import typing as t
 from pathlib import Path
 
-from lab.processes import Process, wait_until
+from support import ssh
+
+from lab.processes import Process, systemd_of, wait_until
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 STATE = Path("/run/labspan-lab")
 NETNS = Path("/run/netns")
+SYSTEM_TREE = ROOT / ".build" / "system_host"
 TINY_GUEST = ROOT / ".build" / "tiny_guest"
 TINY_GUEST_BUILDER = ROOT / "roles" / "tiny_guest" / "files" / "build_tiny_guest.py"
 
@@ -38,17 +42,31 @@ UPLINK = "uplink0"
 LAN_NETWORKS = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8:1::/64"))
 FIRST_HOST = 10
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
+NAMESPACE, SYSTEM = "namespace", "system"
 TIMEOUT = 30.0
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
 
 # Outside the namespaces: when the host has ended, its network's name goes, too, and the network with it.
 _SUPERVISOR = """
-netns=$1
-shift
-unshare --net --mount --pid --uts --ipc --fork --kill-child --mount-proc --propagation private -- "$@"
+netns=$1 steps=$2
+shift 2
+unshare "$@"
 ip netns delete "$netns" 2>/dev/null
+"$steps" forget "$netns"
 exit 0
+"""
+
+_UNSHARE = ("--net", "--mount", "--fork", "--kill-child", "--propagation", "private")
+
+# A system host's own networkd gives the uplink its addresses, as soon as the cable is there.
+_UPLINK_FILE = """\
+[Match]
+Name={uplink}
+
+[Network]
+{lines}
+LLMNR=no
 """
 
 
@@ -67,6 +85,8 @@ class Host:
     supervisor: Process
     init: t.Optional[Process] = None
     """Process 1 of the host as the machine numbers it; None until it is ready."""
+    kind: str = NAMESPACE
+    """Or SYSTEM: whether process 1 is a systemd, on a disk of its own."""
 
     @property
     def netns(self) -> str:
@@ -93,7 +113,8 @@ class Host:
         if self.init is None or not self.init.alive:
             raise LabError(f"{self.name} of lab {self.lab} does not run.")
         _refuse_own_network(Path(f"/proc/{self.init.pid}/ns/net"))
-        return ["nsenter", "--target", str(self.init.pid), *NAMESPACES, "--", *command]
+        cgroup = ("--cgroup",) if self.kind == SYSTEM else ()
+        return ["nsenter", "--target", str(self.init.pid), *NAMESPACES, *cgroup, "--", *command]
 
     def run(self, *command: str, check: bool = True, **options: t.Any) -> subprocess.CompletedProcess[str]:
         """Run a command on the host and collect its output."""
@@ -114,6 +135,11 @@ class Lab:
         return (self.lan, *self.hosts)
 
     @property
+    def keys(self) -> Path:
+        """The directory with the keys for SSH into its system hosts."""
+        return STATE / self.name / "ssh"
+
+    @property
     def alive(self) -> bool:
         """Whether all of it runs."""
         return all(member.alive for member in self.members)
@@ -126,20 +152,23 @@ class Lab:
         raise LabError(f"lab {self.name} has no host {name}; it has {', '.join(m.name for m in self.members)}.")
 
 
-def up(name: str, hosts: t.Sequence[str], *, tiny_guest: bool = False) -> Lab:
+def up(name: str, hosts: t.Sequence[str], *, tiny_guest: bool = False, kind: str = NAMESPACE) -> Lab:
     """The lab with these hosts: the one that runs if it is whole, else a new one in its place."""
     _check_names(name, *hosts)
     if LAN in hosts or len(set(hosts)) != len(hosts) or not 0 < len(hosts) <= 200:
         raise LabError("a lab has 1 to 200 hosts, each with a name of its own, and not 'lan'.")
     if tiny_guest:
         build_tiny_guest()
+    if kind == SYSTEM:
+        build_system_tree()
     with _locked():
         lab = load(name)
-        if lab is not None and lab.alive and tuple(host.name for host in lab.hosts) == tuple(hosts):
+        wanted = [(host, kind) for host in hosts]
+        if lab is not None and lab.alive and [(host.name, host.kind) for host in lab.hosts] == wanted:
             return lab
         _end(name, lab)
         try:
-            return _make(name, hosts)
+            return _make(name, hosts, kind)
         except BaseException:
             _end(name, load(name))
             raise
@@ -175,21 +204,37 @@ def build_tiny_guest() -> Path:
     return TINY_GUEST
 
 
+def build_system_tree() -> Path:
+    """Make sure that the Debian that all system hosts lie over is there and current."""
+    if shutil.which("systemd-nspawn") is None:
+        raise LabError("a system host needs the program systemd-nspawn (Debian package systemd-container).")
+    if subprocess.run([str(HERE / "system_tree.sh"), str(SYSTEM_TREE)], check=False).returncode:
+        raise LabError("the Debian tree of the system hosts could not be made.")
+    return SYSTEM_TREE / "tree"
+
+
 def _check_names(*names: str) -> None:
     for name in names:
         if not _NAME.match(name):
             raise LabError(f"{name!r} cannot name a lab or a host: use up to 32 lower-case letters, digits and '-'.")
 
 
-def _make(name: str, hosts: t.Sequence[str]) -> Lab:
+def _make(name: str, hosts: t.Sequence[str], kind: str) -> Lab:
     """Start all members at once, then lay the cables."""
     (STATE / name).mkdir(parents=True, exist_ok=True)
-    starting = [_start(name, member, _lan_addresses(index)) for index, member in enumerate((LAN, *hosts))]
+    if kind == SYSTEM:
+        (STATE / name / "ssh").mkdir(mode=0o700)
+        ssh.make_keys(STATE / name / "ssh")
+    kinds = [(LAN, NAMESPACE), *((host, kind) for host in hosts)]
+    starting = [_start(name, *member, _lan_addresses(index)) for index, member in enumerate(kinds)]
     _save(name, [host for host, _pipe in starting])
     members = [_await_ready(host, pipe) for host, pipe in starting]
     _save(name, members)
     lab = Lab(name, members[0], tuple(members[1:]))
     _connect(lab)
+    for host in lab.hosts:
+        if host.kind == SYSTEM:
+            wait_until(lambda h=host: _is_up(h), TIMEOUT, f"{host.name} to be up on the LAN")  # type: ignore[misc]
     return lab
 
 
@@ -203,13 +248,20 @@ def _lan_addresses(index: int) -> tuple[str, ...]:
     return f"{v4[number]}/{v4.prefixlen}", f"{v6[int(str(number), 16)]}/{v6.prefixlen}"
 
 
-def _start(lab: str, name: str, addresses: tuple[str, ...]) -> tuple[Host, subprocess.Popen[str]]:
-    command = [sys.executable, str(HERE / "web_server.py"), name] if name == LAN else ["sleep", "infinity"]
-    init = [str(HERE / "host.sh"), name, str(TINY_GUEST), *command]
+def _start(lab: str, name: str, kind: str, addresses: tuple[str, ...]) -> tuple[Host, subprocess.Popen[str]]:
+    netns, steps = f"labspan-{lab}-{name}", str(HERE / "system_host.sh")
+    if kind == SYSTEM:
+        files = _system_files(lab, name, addresses)
+        command = [*_UNSHARE, "--", steps, "run", str(SYSTEM_TREE / "tree"), str(files), netns, name]
+        command += ["systemd-networkd", "ssh"]
+    else:
+        program = [sys.executable, str(HERE / "web_server.py"), name] if name == LAN else ["sleep", "infinity"]
+        command = [*_UNSHARE, "--pid", "--uts", "--ipc", "--mount-proc", "--"]
+        command += [str(HERE / "host.sh"), name, str(TINY_GUEST), *program]
     log = STATE / lab / f"{name}.log"
     with log.open("w", encoding="utf-8") as errors:
         process = subprocess.Popen(
-            ["sh", "-c", _SUPERVISOR, "labspan-lab", f"labspan-{lab}-{name}", *init],
+            ["sh", "-c", _SUPERVISOR, "labspan-lab", netns, steps, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -217,7 +269,28 @@ def _start(lab: str, name: str, addresses: tuple[str, ...]) -> tuple[Host, subpr
             start_new_session=True,
             cwd="/",
         )
-    return Host(lab, name, addresses, Process.of(process.pid)), process
+    return Host(lab, name, addresses, Process.of(process.pid), kind=kind), process
+
+
+def _system_files(lab: str, name: str, addresses: tuple[str, ...]) -> Path:
+    """The directory with what is laid over a system host's disk before it starts."""
+    directory = STATE / lab / f"{name}.files"
+    lines = [f"Address={address}" for address in addresses] + [f"Gateway={network[1]}" for network in LAN_NETWORKS]
+    files = {
+        **ssh.system_files(STATE / lab / "ssh"),
+        "/etc/hostname": f"{name}\n",
+        "/etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n",
+        "/etc/machine-id": f"{os.urandom(16).hex()}\n",
+        "/etc/resolv.conf": "nameserver 192.0.2.1\n",
+        f"/etc/systemd/network/{UPLINK}.network": _UPLINK_FILE.format(uplink=UPLINK, lines="\n".join(lines)),
+    }
+    for path, file in files.items():
+        text, mode = (file, 0o644) if isinstance(file, str) else file
+        target = directory / path.lstrip("/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        target.chmod(mode)
+    return directory
 
 
 def _await_ready(host: Host, process: subprocess.Popen[str]) -> Host:
@@ -228,7 +301,15 @@ def _await_ready(host: Host, process: subprocess.Popen[str]) -> Host:
                 f"{host.name} of lab {host.lab} did not start (this needs root, unshare(1) and overlayfs): "
                 f"{host.log.read_text(encoding='utf-8').strip()}"
             )
-    init = _init_of(host.supervisor)
+    if host.kind == SYSTEM:
+        wait_until(
+            lambda: not host.supervisor.alive or _system_init_of(host.supervisor) is not None,
+            TIMEOUT,
+            f"process 1 of {host.name}",
+        )
+        init = _system_init_of(host.supervisor)
+    else:
+        init = _init_of(host.supervisor)
     if init is None:
         raise LabError(f"{host.name} of lab {host.lab} ended as soon as it had started.")
     _refuse_own_network(Path(f"/proc/{init.pid}/ns/net"))
@@ -245,6 +326,19 @@ def _init_of(supervisor: Process) -> t.Optional[Process]:
     return None
 
 
+def _system_init_of(supervisor: Process) -> t.Optional[Process]:
+    """Below the supervisor and unshare(1) is systemd-nspawn(1), whose child is process 1."""
+    nspawn = _init_of(supervisor)
+    return systemd_of(nspawn) if nspawn is not None else None
+
+
+def _is_up(host: Host) -> bool:
+    """Whether a system host has started everything, and has its addresses."""
+    state = host.run("systemctl", "is-system-running", check=False).stdout.strip()
+    shown = host.run("ip", "-br", "address", "show", "dev", UPLINK, check=False).stdout.split()
+    return state in ("running", "degraded") and set(host.addresses) <= set(shown)
+
+
 def _connect(lab: Lab) -> None:
     """A bridge in the LAN, and a cable from it to each host's uplink."""
     # Without a querier, multicast snooping would cut IPv6 neighbour discovery off after some minutes.
@@ -255,6 +349,8 @@ def _connect(lab: Lab) -> None:
         lines.append(f"link add name port{number} master lan0 up type veth peer name {UPLINK} netns {host.netns}")
     _ip(lab.lan, lines)
     for host in lab.hosts:
+        if host.kind == SYSTEM:
+            continue  # it has read in its configuration what to do
         lines = [f"address add {address} dev {UPLINK} nodad" for address in host.addresses]
         lines.append(f"link set dev {UPLINK} up")
         lines += [f"route add default via {network[1]} dev {UPLINK}" for network in LAN_NETWORKS]
@@ -287,6 +383,7 @@ def _refuse_own_network(path: Path) -> None:
 def _end(name: str, lab: t.Optional[Lab]) -> bool:
     """End what the state file names, and forget the lab."""
     if lab is not None:
+        ssh.end_shared_connections(lab.keys)
         for member in lab.members:
             _kill(member)
         for member in lab.members:
@@ -325,6 +422,7 @@ def _host_from_json(state: dict[str, t.Any]) -> Host:
         addresses=tuple(state["addresses"]),
         supervisor=Process(**state["supervisor"]),
         init=Process(**state["init"]) if state["init"] else None,
+        kind=state.get("kind", NAMESPACE),
     )
 
 

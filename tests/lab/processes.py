@@ -55,6 +55,19 @@ class Process:
                 os.close(descriptor)
 
 
+def systemd_of(nspawn: Process) -> t.Optional[Process]:
+    """Process 1 of a container, once it has become systemd; nspawn has other children on the way to it."""
+    for child in nspawn.children():
+        try:
+            status = Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        numbers = next((line.split()[1:] for line in status.splitlines() if line.startswith("NSpid:")), [])
+        if status.startswith("Name:\tsystemd\n") and len(numbers) > 1 and numbers[-1] == "1":
+            return child
+    return None
+
+
 def _start_time(pid: int) -> int:
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")

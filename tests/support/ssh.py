@@ -54,24 +54,43 @@ Network = t.Union[str, "AnyHost"]
 """A host, or the name of a network namespace."""
 
 
+def make_keys(directory: pathlib.Path) -> None:
+    """Make the keys of hosts and of who logs in."""
+    keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", ""]
+    for name in ("host_key", "login_key"):
+        subprocess.run([*keygen, "-C", name, "-f", str(directory / name)], check=True)
+    kind, key, _comment = (directory / "host_key.pub").read_text(encoding="ascii").split()
+    (directory / "known_hosts").write_text(f"labspan {kind} {key}\n", encoding="ascii")
+
+
+def system_files(directory: pathlib.Path) -> dict[str, t.Union[str, tuple[str, int]]]:
+    """What goes into a system host before it starts, so that its own sshd, enabled as C(ssh), lets us in."""
+    return {
+        f"{_SSHD}/host_key": ((directory / "host_key").read_text(encoding="ascii"), 0o600),
+        f"{_SSHD}/login_key.pub": (directory / "login_key.pub").read_text(encoding="ascii"),
+        "/etc/ssh/sshd_config.d/labspan.conf": _CONFIG.format(directory=_SSHD),
+    }
+
+
+def end_shared_connections(directory: pathlib.Path) -> None:
+    """End what Ansible left open for the tasks to come."""
+    for socket in directory.glob("cp-*"):
+        command = ["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "labspan"]
+        subprocess.run(command, capture_output=True, check=False)
+
+
 class Ssh:
     """Keys for hosts and for who logs in; use as a context manager."""
 
     def __enter__(self) -> Ssh:
         # Sockets of shared connections lie in it, and their paths may not be long.
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="labspan-ssh-"))
-        keygen = ["ssh-keygen", "-q", "-t", "ed25519", "-N", ""]
-        for name in ("host_key", "login_key"):
-            subprocess.run([*keygen, "-C", name, "-f", str(self.directory / name)], check=True)
-        kind, key, _comment = (self.directory / "host_key.pub").read_text(encoding="ascii").split()
-        (self.directory / "known_hosts").write_text(f"labspan {kind} {key}\n", encoding="ascii")
+        make_keys(self.directory)
         (self.directory / "sshd_config").write_text(_CONFIG.format(directory=self.directory) + _ALONE, encoding="ascii")
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for socket in self.directory.glob("cp-*"):
-            command = ["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "labspan"]
-            subprocess.run(command, capture_output=True, check=False)
+        end_shared_connections(self.directory)
         shutil.rmtree(self.directory)
 
     def serve(self, host: Host) -> subprocess.Popen[str]:
@@ -101,20 +120,13 @@ class Ssh:
         return (self.directory / "sshd.log").read_text(encoding="utf-8")
 
     def files(self) -> dict[str, t.Union[str, tuple[str, int]]]:
-        """What goes into a system host before it starts, so that its own sshd, enabled as C(ssh), lets us in."""
-        return {
-            f"{_SSHD}/host_key": (self._read("host_key"), 0o600),
-            f"{_SSHD}/login_key.pub": self._read("login_key.pub"),
-            "/etc/ssh/sshd_config.d/labspan.conf": _CONFIG.format(directory=_SSHD),
-        }
+        """As C(system_files)."""
+        return system_files(self.directory)
 
     def door(self, address: str, *, via: Network, port: int = 22) -> Door:
         """The way to an address of a host from another network namespace."""
         network = f"/run/netns/{via}" if isinstance(via, str) else f"/proc/{via.pid}/ns/net"
         return Door(self.directory, address, network, port)
-
-    def _read(self, name: str) -> str:
-        return (self.directory / name).read_text(encoding="ascii")
 
 
 @dataclasses.dataclass(frozen=True)

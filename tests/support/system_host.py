@@ -31,7 +31,7 @@ import typing as t
 
 import ansible
 import pytest
-from lab.processes import Process
+from lab.processes import Process, systemd_of
 from support.hosts import TIMEOUT, AnyHost, await_condition
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -248,15 +248,10 @@ class SystemHost(AnyHost):
         return f"/proc/{self._disk.pid}/ns/mnt"
 
     def _started(self) -> bool:
-        """Whether process 1 is itself: nspawn has other children on the way to it."""
+        """Whether process 1 is there, or will not come."""
         if self._container is None or self._container.poll() is not None:
             return True
-        for child in Process.of(self._container.pid).children():
-            with contextlib.suppress(OSError):
-                status = pathlib.Path(f"/proc/{child.pid}/status").read_text(encoding="utf-8")
-                numbers = next(line for line in status.splitlines() if line.startswith("NSpid:")).split()
-                if numbers[-1] == "1" and len(numbers) > 2 and status.startswith("Name:\tsystemd\n"):
-                    self._init = child
+        self._init = systemd_of(Process.of(self._container.pid))
         return self._init is not None
 
     def _kill(self) -> None:

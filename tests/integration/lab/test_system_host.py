@@ -13,6 +13,7 @@ import sys
 import typing as t
 
 import pytest
+from lab import hosts
 from support.hosts import Host, await_condition, cable
 from support.ssh import Ssh
 from support.system_host import SystemHost, needs_system_host
@@ -114,21 +115,7 @@ def test_ansible_comes_in_by_ssh_and_without_a_network(system: SystemHost, lan: 
     inventory = {"all": {"hosts": {"inside": system.variables, "outside": through_ssh}}}
     path = system.directory / "inventory.json"
     path.write_text(json.dumps(inventory), encoding="utf-8")
-    script = "hostname; echo came by $SSH_CONNECTION."
-    done = subprocess.run(
-        [
-            *(str(pathlib.Path(sys.executable).with_name("ansible")), "all", "--inventory", str(path)),
-            *("--module-name", "ansible.builtin.shell", "--args", script),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
-            "ANSIBLE_NOCOLOR": "true",
-        },
-    )
+    done = _ansible(path, "hostname; echo came by $SSH_CONNECTION.")
     lines = done.stdout.splitlines()
     assert lines.count("labhost") == 2, done
     assert "came by ." in lines
@@ -222,3 +209,41 @@ def _traces(name: str) -> list[str]:
         except OSError:
             continue
     return [*cgroups, *mounts, *(line for line in processes if f"--machine={name}" in line)]
+
+
+def test_a_lab_may_have_system_hosts_which_are_reached_by_ssh_from_its_lan(tmp_path: pathlib.Path) -> None:
+    name = f"s{os.getpid()}"
+    labctl = str(ROOT / "tests" / "lab" / "labctl")
+    try:
+        subprocess.run([labctl, "up", name, "h1", "h2", "--system"], check=True, capture_output=True)
+        lab = t.cast("hosts.Lab", hosts.load(name))
+        assert [host.run("cat", "/proc/1/comm").stdout for host in lab.hosts] == ["systemd\n", "systemd\n"]
+        lab.hosts[0].run("ping", "-c", "1", "-W", "5", "192.0.2.11")
+        assert hosts.up(name, ["h1", "h2"], kind=hosts.SYSTEM) == lab
+        printed = subprocess.run([labctl, "inventory", name, "--ssh"], check=True, capture_output=True, text=True)
+        inventory = tmp_path / "inventory.yml"
+        inventory.write_text(printed.stdout, encoding="utf-8")
+        done = _ansible(inventory, "hostname; echo came by $SSH_CONNECTION.")
+        lines = done.stdout.splitlines()
+        assert {"h1", "h2"} <= set(lines), done
+        assert sum(line.startswith("came by 192.0.2.1 ") for line in lines) == 2
+    finally:
+        hosts.down(name)
+    assert not _traces(f"labspan-{name}")
+
+
+def _ansible(inventory: pathlib.Path, script: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(str(pathlib.Path(sys.executable).with_name("ansible")), "all", "--inventory", str(inventory)),
+            *("--module-name", "ansible.builtin.shell", "--args", script),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
+            "ANSIBLE_NOCOLOR": "true",
+        },
+    )
