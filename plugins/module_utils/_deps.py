@@ -28,6 +28,7 @@ PACKAGES = {
     "dnsmasq": "dnsmasq-base",
     "ip6tables-restore": "iptables",
     "iptables-restore": "iptables",
+    "netplan": "netplan.io",
     "nft": "nftables",
     "qemu-img": "qemu-utils",
 }
@@ -85,6 +86,19 @@ def iptc() -> t.Any:
         raise MissingDependency(
             f"the Python library python-iptables (iptc) cannot be imported by {sys.executable} on the managed host "
             f"({type(error).__name__}: {error}). Install the package python3-iptables, or use backend: nftables."
+        ) from error
+    return module
+
+
+def yaml() -> t.Any:
+    """The yaml module, which a host of netplan has for netplan's own sake."""
+    try:
+        import yaml as module
+    except ImportError as error:
+        raise MissingDependency(
+            f"the Python library PyYAML cannot be imported by {sys.executable} on the managed host ({error}); it is "
+            "needed to change netplan's files. Install the package python3-yaml, or PyYAML with pip for this "
+            "interpreter."
         ) from error
     return module
 

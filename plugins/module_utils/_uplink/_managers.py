@@ -12,6 +12,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import (
     _ifupdown,
+    _netplan,
     _network_manager,
     _networkd,
     _plain,
@@ -19,7 +20,12 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import (
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._manager import Manager
 
 # netplan before those that it writes for.
-_FINDERS: tuple[t.Callable[[str], t.Optional[Manager]], ...] = (_networkd.find, _network_manager.find, _ifupdown.find)
+_FINDERS: tuple[t.Callable[[str], t.Optional[Manager]], ...] = (
+    _netplan.find,
+    _networkd.find,
+    _network_manager.find,
+    _ifupdown.find,
+)
 
 
 def find(interface: str) -> Manager:

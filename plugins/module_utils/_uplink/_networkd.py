@@ -358,7 +358,7 @@ class Networkd(Manager):
         found = own_file(move.interface)
         if not move.back and found is not None and _is_port(_effective(found), move):
             return None  # somebody has written it down already
-        source = self._source(move)
+        source = self.source(move)
         if source is None:
             return (
                 f"systemd-networkd runs {move.source}, and its file for it was not found. Give {move.interface} a "
@@ -401,7 +401,7 @@ class Networkd(Manager):
         if not move.back:
             return [*steps, *self._write(self._runtime(move), undo=self._again())]
         path = own_file(move.interface) or ""
-        let_go = [(_now(move.interface), _headed(path, unmanaged(move.interface)))]
+        let_go = [(_now(move.interface), headed(path, unmanaged(move.interface)))]
         return [*steps, *self._write(let_go, undo=self._again()), self._restart(f"let go of {move.interface}")]
 
     def after(self, move: Move) -> t.Sequence[Step]:
@@ -409,34 +409,34 @@ class Networkd(Manager):
         return [*steps, self._restart(f"go on with {move.target}")]
 
     def files(self, move: Move) -> t.Sequence[WriteFile]:
-        source = self._source(move)
+        source = self.source(move)
         if source is None:
             return ()
         path, card = source
-        bridge = bridge_sections(card, move, iaid=self._iaid(move))
+        bridge = bridge_sections(card, move, iaid=self.iaid(move))
         written = [
             (f"{ETC}/{_BOOT}-{move.bridge}.netdev", netdev_sections(move)),
             (f"{ETC}/{_BOOT}-{move.bridge}.network", bridge),
         ]
-        if _is_greedy(move):
+        if is_greedy(move):
             written.append((f"{ETC}/{_BOOT}-taps.network", taps_sections()))
         written.append((f"{ETC}/{_BOOT}-{move.interface}.network", card_sections(card, move)))
         note = f"# Until the next boot, the file {_NOW}-* in {RUN} is in force.\n"
-        return [WriteFile(name, _headed(path, sections, note)) for name, sections in written]
+        return [WriteFile(name, headed(path, sections, note)) for name, sections in written]
 
     def _runtime(self, move: Move) -> t.Iterator[t.Tuple[str, str]]:
-        source = self._source(move)
+        source = self.source(move)
         if source is None:
             return
         path, card = source
         to_card = move.interface if move.back else None
-        target = kept(bridge_sections(card, move, iaid=self._iaid(move), target=to_card))
-        yield _now(move.target), _headed(path, target)
-        yield _now(move.source), _headed(path, unmanaged(move.source))
-        if _is_greedy(move) and not move.back:
-            yield _now("taps"), _headed(path, taps_sections())
+        target = kept(bridge_sections(card, move, iaid=self.iaid(move), target=to_card))
+        yield _now(move.target), headed(path, target)
+        yield _now(move.source), headed(path, unmanaged(move.source))
+        if is_greedy(move) and not move.back:
+            yield _now("taps"), headed(path, taps_sections())
 
-    def _source(self, move: Move) -> t.Optional[t.Tuple[str, list[Section]]]:
+    def source(self, move: Move) -> t.Optional[t.Tuple[str, list[Section]]]:
         """The card's own file, whatever was written in its place; on the way back, else the bridge's."""
         found = own_file(move.interface)
         if found is not None and not _is_ours(found) and not _is_port(_effective(found), move):
@@ -444,14 +444,14 @@ class Networkd(Manager):
         path = _network_file(move.bridge) if move.back else None
         return (path, _effective(path)) if path is not None else None
 
-    def _iaid(self, move: Move) -> t.Optional[int]:
+    def iaid(self, move: Move) -> t.Optional[int]:
         """As in the lease that is there, or as it was when the bridge's file was written."""
         for name in (move.source, move.target):
-            iaid = iaid_of(_read(f"{_STATE}/leases/{_index(name)}") or "")
+            iaid = iaid_of(read(f"{_STATE}/leases/{_index(name)}") or "")
             if iaid is not None:
                 return iaid
-        for path in (_now(move.bridge), f"{ETC}/{_BOOT}-{move.bridge}.network"):
-            written = value_of(parse(_read(path) or ""), "DHCPv4", "IAID")
+        for path in (_now(move.bridge), f"{ETC}/{_BOOT}-{move.bridge}.network", netplan_drop_in(move.bridge)):
+            written = value_of(parse(read(path) or ""), "DHCPv4", "IAID")
             if written is not None:
                 return int(written)
         return None
@@ -482,11 +482,16 @@ def _now(interface: str) -> str:
     return f"{RUN}/{_NOW}-{interface}.network"
 
 
+def netplan_drop_in(bridge: str) -> str:
+    """Adds to what netplan writes for the bridge at boot."""
+    return f"{ETC}/10-netplan-{bridge}.network.d/labspan.conf"
+
+
 def _is_port(sections: t.Sequence[Section], move: Move) -> bool:
     return ("Bridge", move.bridge) in stacked(sections)
 
 
-def _headed(source: str, sections: t.Sequence[Section], note: str = "") -> str:
+def headed(source: str, sections: t.Sequence[Section], note: str = "") -> str:
     return f"{_MARK}\n{_STANDS}{source}\n{note}\n{dump(sections)}"
 
 
@@ -494,7 +499,7 @@ def _is_ours(path: str) -> bool:
     return os.path.basename(path).startswith((_NOW, _BOOT))
 
 
-def _read(path: str) -> t.Optional[str]:
+def read(path: str) -> t.Optional[str]:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
@@ -518,16 +523,16 @@ def _effective(path: str) -> list[Section]:
         for part in glob.glob(f"{directory}/{os.path.basename(path)}.d/*.conf"):
             drop_ins.setdefault(os.path.basename(part), part)
     parts = (path, *(drop_ins[name] for name in sorted(drop_ins)))
-    return [section for part in parts for section in parse(_read(part) or "")]
+    return [section for part in parts for section in parse(read(part) or "")]
 
 
 def _index(interface: str) -> str:
-    return (_read(f"/sys/class/net/{interface}/ifindex") or "").strip()
+    return (read(f"/sys/class/net/{interface}/ifindex") or "").strip()
 
 
 def _network_file(interface: str) -> t.Optional[str]:
     """The file that networkd has chosen for the interface; None when it keeps off."""
-    state = _read(f"{_STATE}/links/{_index(interface)}") or ""
+    state = read(f"{_STATE}/links/{_index(interface)}") or ""
     fields = dict(line.split("=", 1) for line in state.splitlines() if "=" in line)
     path = fields.get("NETWORK_FILE")
     return path if path and fields.get("ADMIN_STATE") != "unmanaged" else None
@@ -539,17 +544,17 @@ def own_file(interface: str) -> t.Optional[str]:
     if path is not None and not _is_ours(path):
         return path
     for ours in (_now(interface), f"{ETC}/{_BOOT}-{interface}.network"):
-        found = stands_for(_read(ours) or "")
-        if found is not None and _read(found) is not None:
+        found = stands_for(read(ours) or "")
+        if found is not None and read(found) is not None:
             return found
     return path
 
 
-def _is_greedy(move: Move) -> bool:
+def is_greedy(move: Move) -> bool:
     """Whether some file would take a guest's tap."""
     names = [*move.taps, "labspan-tap"]
     return any(
-        matches(parse(_read(path) or ""), names=names, mac="", kind="tun", types="ether")
+        matches(parse(read(path) or ""), names=names, mac="", kind="tun", types="ether")
         for path in _files()
         if not _is_ours(path)
     )

@@ -266,14 +266,12 @@ class Disk:
 
     def __init__(self, root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.root = root
-        real = _networkd._read
         self.etc, self.run, self.state = (str(root / name) for name in ("etc", "run", "state"))
         monkeypatch.setattr(_networkd, "ETC", self.etc)
         monkeypatch.setattr(_networkd, "RUN", self.run)
         monkeypatch.setattr(_networkd, "_STATE", self.state)
         monkeypatch.setattr(_networkd, "_DIRECTORIES", (self.etc, self.run))
         monkeypatch.setattr(_networkd, "_index", lambda name: {"eth0": "2", "br0": "3"}[name])
-        monkeypatch.setattr(_networkd, "_read", lambda path: real(path))
 
     def write(self, path: str, text: str) -> str:
         file = self.root / path
