@@ -57,7 +57,7 @@ ip netns delete "$netns" 2>/dev/null
 exit 0
 """
 
-_UNSHARE = ("--net", "--mount", "--fork", "--kill-child", "--propagation", "private")
+_UNSHARE = ("--net", "--mount", "--propagation", "private")
 
 # A system host's own networkd gives the uplink its addresses, as soon as the cable is there.
 _UPLINK_FILE = """\
@@ -256,7 +256,7 @@ def _start(lab: str, name: str, kind: str, addresses: tuple[str, ...]) -> tuple[
         command += ["systemd-networkd", "ssh"]
     else:
         program = [sys.executable, str(HERE / "web_server.py"), name] if name == LAN else ["sleep", "infinity"]
-        command = [*_UNSHARE, "--pid", "--uts", "--ipc", "--mount-proc", "--"]
+        command = [*_UNSHARE, "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc", "--"]
         command += [str(HERE / "host.sh"), name, str(TINY_GUEST), *program]
     log = STATE / lab / f"{name}.log"
     with log.open("w", encoding="utf-8") as errors:

@@ -5,7 +5,7 @@
 # The steps of a system host's life: a Debian with systemd as its process 1, in a container of systemd-nspawn(1).
 #
 #   system_host.sh disk TREE                        in a mount namespace of the host's own: its disk, over TREE, at $root
-#   system_host.sh boot NAME NETWORK HOSTNAME OPTION...   there: becomes the container, on the disk, in the network namespace
+#   system_host.sh boot NAME HOSTNAME OPTION...     there, in its network namespace: the container, on the disk
 #   system_host.sh run TREE FILES NAME HOSTNAME UNIT...      in namespaces of its own: all of the above at once, for a lab;
 #                                                            FILES is laid over its disk, the units are enabled
 #   system_host.sh forget NAME                      anywhere, after its end: takes away what the container left
@@ -35,13 +35,15 @@ disk() {
     mount -t overlay -o "lowerdir=$here/tree,upperdir=$here/disk,workdir=$here/work" overlay "$root"
 }
 
-# boot NAME NETWORK HOSTNAME OPTION...
+# boot NAME HOSTNAME OPTION...
 boot() {
-    name=$1 network=$2 hostname=$3
-    shift 3
+    name=$1 hostname=$2
+    shift 2
     set -- systemd-nspawn --quiet --boot --directory="$root" --machine="$name" --hostname="$hostname" \
-        --network-namespace-path="$network" --capability=CAP_NET_ADMIN,CAP_NET_RAW --bind=/dev/net/tun \
+        --network-namespace-path=/proc/self/ns/net --capability=CAP_NET_ADMIN,CAP_NET_RAW --bind=/dev/net/tun \
         --register=no --keep-unit --link-journal=no --resolv-conf=off --timezone=off --console=pipe "$@"
+    # A container outlives its nspawn, but not a process 1 above it, which nspawn is made here.
+    set -- unshare --pid --mount --fork --kill-child --mount-proc -- "$@"
     if [ -d /run/systemd/system ]; then
         set -- systemd-run --quiet --scope --collect --unit="$name" --property=Delegate=yes "$@"
     else
@@ -68,7 +70,7 @@ case $step in
         cp -R --preserve=mode "$files/." "$root/"
         chroot "$root" systemctl --quiet enable "$@"
         echo ready
-        boot "$name" /proc/self/ns/net "$hostname" >&2
+        boot "$name" "$hostname" >&2
         ;;
     forget)
         for directory in $(cgroups); do

@@ -24,7 +24,6 @@ import itertools
 import os
 import pathlib
 import shutil
-import signal
 import subprocess
 import tempfile
 import typing as t
@@ -186,10 +185,11 @@ class SystemHost(AnyHost):
             self._wire(self)
         libraries = pathlib.Path(ansible.__file__).resolve().parent
         binds = [f"--bind={self._machine_python_path}:{PYTHON_PATH}", f"--bind-ro={ROOT}", f"--bind-ro={libraries}"]
-        start = [str(STEPS), "boot", self.name, f"/proc/{self._network.pid}/ns/net", self.hostname, *binds]
+        start = [str(STEPS), "boot", self.name, self.hostname, *binds]
+        namespaces = [f"--mount={self._mounts()}", f"--net=/proc/{self._network.pid}/ns/net"]
         with self.console.open("a", encoding="utf-8") as console:
             self._container = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--mount={self._mounts()}", "--", *start],
+                ["setpriv", "--pdeathsig", "KILL", "nsenter", *namespaces, "--", *start],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=console,
@@ -251,7 +251,9 @@ class SystemHost(AnyHost):
         """Whether process 1 is there, or will not come."""
         if self._container is None or self._container.poll() is not None:
             return True
-        self._init = systemd_of(Process.of(self._container.pid))
+        # The container's process is unshare(1), whose child is nspawn.
+        for nspawn in Process.of(self._container.pid).children():
+            self._init = systemd_of(nspawn)
         return self._init is not None
 
     def _kill(self) -> None:
@@ -259,7 +261,7 @@ class SystemHost(AnyHost):
         if self._init is not None:
             self._init.kill()
         elif self._container is not None:
-            self._container.send_signal(signal.SIGTERM)
+            self._container.kill()
 
     def _await_end(self) -> None:
         if self._container is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import typing as t
@@ -16,7 +17,7 @@ import pytest
 from lab import hosts
 from support.hosts import Host, await_condition, cable
 from support.ssh import Ssh
-from support.system_host import SystemHost, needs_system_host
+from support.system_host import STEPS, SystemHost, needs_system_host
 
 pytestmark = needs_system_host
 
@@ -197,6 +198,24 @@ def test_nothing_is_left_of_it(python_path: pathlib.Path) -> None:
     assert not _traces(name)
     assert not directory.exists()
     assert not pathlib.Path(f"/proc/{init}").exists()
+
+
+def test_it_ends_with_tests_that_are_killed(python_path: pathlib.Path) -> None:
+    script = """
+import os, pathlib, signal, sys
+sys.path.insert(0, sys.argv[1])
+from support.system_host import SystemHost
+with SystemHost(pathlib.Path(sys.argv[2])) as host:
+    print(host.name, host.directory, host.pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    command = [sys.executable, "-c", script, str(ROOT / "tests"), str(python_path)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=False)
+    name, directory, init = printed.stdout.split()
+    shutil.rmtree(directory)
+    await_condition(lambda: not pathlib.Path(f"/proc/{init}").exists(), "the end of the host")
+    subprocess.run([str(STEPS), "forget", name], check=True)
+    await_condition(lambda: not _traces(name), "the end of all that belonged to it")
 
 
 def _traces(name: str) -> list[str]:
