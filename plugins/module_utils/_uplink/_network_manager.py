@@ -181,6 +181,12 @@ class NetworkManager(Manager):
                 f"(.nmconnection) can be read here. Convert it: nmcli connection migrate {origin.uuid}."
             )
         identity = self._identity(move.interface, origin)
+        if not _nm_profiles.autoconnects(origin.text) and origin.uuid == self._devices[move.interface].uuid:
+            return (
+                f"NetworkManager does not start the profile of {move.interface} by itself (connection.autoconnect=no), "
+                f"and so would not when it has to go back. Let it: nmcli connection modify {origin.uuid} "
+                "connection.autoconnect yes."
+            )
         refusal = _nm_profiles.refusal(origin.text) or _nm_profiles.host_part_refusal(origin.text, identity, move.mac)
         if refusal:
             return refusal
@@ -247,75 +253,55 @@ class NetworkManager(Manager):
         final, origin = self._wanted(move), self._origin(move)
         if final is None or origin is None:
             return ()
-        reload = self._nmcli("connection", "reload", may_fail=True)
         bridge, card = move.bridge, move.interface
-        runtime, kept, port = _profile(_RUNTIME, bridge), _kept(move), _profile(_RUNTIME, card)
+        kept, runtime, port = _kept(move), _profile(_RUNTIME, bridge), _profile(_RUNTIME, card)
+        early = _nm_profiles.before_burst(final)
         port_text = _nm_profiles.with_autoconnect(_nm_profiles.port_profile(origin.text, move), wanted=False)
-        steps = [self._leave(tap) for tap in move.taps]
-        steps += self._carry_lease(origin.uuid, card, _nm_profiles.bridge_uuid(bridge), bridge)
-        steps += [
-            _write(kept, final, "Keep the bridge's profile for the disk"),
-            _write(runtime, _nm_profiles.before_burst(final), f"Write NetworkManager a profile of {bridge}", (reload,)),
-            _write(port, port_text, f"Write NetworkManager a profile of {card} as its port", (reload,)),
-            Step("Show them to NetworkManager", self._nmcli("connection", "load", runtime, port)),
-            Step(
-                f"Have NetworkManager let go of {card}",
-                self._nmcli("device", "set", card, "managed", "no"),
-                self._start(card, origin),
-            ),
+        reload = (self._nmcli("connection", "reload", may_fail=True),)
+        let_go = (self._manage(bridge, "no", may_fail=True),)
+        steps = [
+            Step(f"Have NetworkManager leave {tap} alone", self._manage(tap, "no", may_fail=True)) for tap in move.taps
         ]
         if os.path.exists("/run/udev/control"):
             steps.append(
                 Step(f"Wait until {bridge} is known", RunProgram(("udevadm", "settle", "--timeout=5"), may_fail=True))
             )
-        let_go = self._nmcli("device", "set", bridge, "managed", "no", may_fail=True)
         return [
             *steps,
-            Step(
-                f"Have NetworkManager take nothing on {bridge} for its own",
-                self._nmcli("device", "set", bridge, "managed", "no"),
+            *self._carry_lease(origin.uuid, card, _nm_profiles.bridge_uuid(bridge), bridge),
+            _write(kept, final, "Keep the bridge's profile for the disk"),
+            _write(runtime, early, f"Write NetworkManager a profile of {bridge}", reload),
+            _write(port, port_text, f"Write NetworkManager a profile of {card} as its port", reload),
+            Step("Show them to NetworkManager", self._nmcli("connection", "load", runtime, port)),
+            # It knows the bridge as somebody else's by now, and would empty it for a profile of its own.
+            Step(f"Have NetworkManager forget what it knows of {bridge}", self._manage(bridge, "no")),
+            Step(f"Have NetworkManager take {bridge}", self._manage(bridge, "yes"), let_go),
+            Step(f"Start {bridge} in NetworkManager", self._up(_nm_profiles.bridge_uuid(bridge), bridge), let_go),
+            # They would be taken for the host's own in what is to go back; and nobody needs them.
+            *(
+                Step(f"Take away the routes of {bridge}", RunProgram((_ip(), family, "route", "flush", "dev", bridge)))
+                for family in ("-4", "-6")
             ),
-            Step(
-                f"Have NetworkManager take {bridge}",
-                self._nmcli("device", "set", bridge, "managed", "yes"),
-                (let_go,),
-            ),
-            Step(f"Start {bridge} in NetworkManager", self._up(_nm_profiles.bridge_uuid(bridge), bridge), (let_go,)),
+            Step(f"Have NetworkManager let go of {card}", self._manage(card, "no"), self._take_again(card)),
         ]
 
     def _take_port(self, move: Move) -> t.Sequence[Step]:
         final = self._wanted(move)
         if final is None:
             return ()
-        undo = tuple(
-            self._nmcli("device", "set", name, "managed", "no", may_fail=True) for name in (move.interface, move.bridge)
+        bridge, card = move.bridge, move.interface
+        # The card must be NetworkManager's again before its addresses are back, since it switches IPv6 off and on.
+        undo = (
+            self._manage(card, "no", may_fail=True),
+            self._manage(bridge, "no", may_fail=True),
+            RunProgram((_ip(), "link", "set", card, "nomaster"), may_fail=True),
+            *self._take_again(card),
         )
-        steps = [
-            Step(
-                f"Start {move.interface} as a port of {move.bridge} in NetworkManager",
-                self._up(_nm_profiles.port_uuid(move.bridge, move.interface), move.interface),
-                undo,
-            )
+        up = self._up(_nm_profiles.port_uuid(bridge, card), card)
+        return [
+            Step(f"Start {card} as a port of {bridge} in NetworkManager", up, undo),
+            *_drop_routes_behind(bridge, _nm_profiles.before_burst(final)),
         ]
-        program = _deps.find_program("ip") or "ip"
-        for family, metric in _nm_profiles.metrics_behind(_nm_profiles.before_burst(final)).items():
-            words = (
-                program,
-                "-4" if family == "ipv4" else "-6",
-                "route",
-                "flush",
-                "dev",
-                move.bridge,
-                "metric",
-                metric,
-            )
-            steps.append(
-                Step(
-                    f"Take away the routes of NetworkManager that nobody needs ({family})",
-                    RunProgram(words, may_fail=True),
-                )
-            )
-        return steps
 
     # Back
 
@@ -325,19 +311,19 @@ class NetworkManager(Manager):
         text = _read(_profile(_RUNTIME, bridge)) or _read(_profile(_DISK, bridge))
         if text is None:
             return ()
-        bridge_again: tuple[Action, ...] = (self._nmcli("device", "set", bridge, "managed", "yes", may_fail=True),)
+        bridge_again: tuple[Action, ...] = (self._manage(bridge, "yes", may_fail=True),)
         if not _nm_profiles.autoconnects(text):
             bridge_again += (dataclasses.replace(self._up(uuid, bridge), may_fail=True),)
         port_again = dataclasses.replace(self._up(_nm_profiles.port_uuid(bridge, card), card), may_fail=True)
         return [
             Step(
                 f"Have NetworkManager let go of {card}",
-                self._nmcli("device", "set", card, "managed", "no"),
+                self._manage(card, "no"),
                 (port_again,),
             ),
             Step(
                 f"Have NetworkManager let go of {bridge}",
-                self._nmcli("device", "set", bridge, "managed", "no"),
+                self._manage(bridge, "no"),
                 bridge_again,
             ),
         ]
@@ -377,8 +363,8 @@ class NetworkManager(Manager):
             Step("Show NetworkManager what was written", self._nmcli("connection", "load", *loaded)),
             Step(
                 f"Have NetworkManager take {card} again",
-                self._nmcli("device", "set", card, "managed", "yes"),
-                (self._nmcli("device", "set", card, "managed", "no", may_fail=True),),
+                self._manage(card, "yes"),
+                (self._manage(card, "no", may_fail=True),),
             ),
         ]
 
@@ -426,15 +412,13 @@ class NetworkManager(Manager):
     def _up(self, uuid: str, interface: str) -> RunProgram:
         return self._nmcli("--wait", _PATIENCE, "connection", "up", "uuid", uuid, "ifname", interface)
 
-    def _start(self, card: str, origin: Origin) -> tuple[Action, ...]:
-        """Have the card managed again; that starts its profile without a flush if NetworkManager starts it itself."""
-        again = self._nmcli("device", "set", card, "managed", "yes")
-        return (again,) if _nm_profiles.autoconnects(origin.text) else (again, self._up(origin.uuid, card))
+    def _manage(self, interface: str, wanted: str, *, may_fail: bool = False) -> RunProgram:
+        return self._nmcli("device", "set", interface, "managed", wanted, may_fail=may_fail)
 
-    def _leave(self, tap: str) -> Step:
-        return Step(
-            f"Have NetworkManager leave {tap} alone", self._nmcli("device", "set", tap, "managed", "no", may_fail=True)
-        )
+    def _take_again(self, card: str) -> tuple[Action, ...]:
+        """Have the card managed, by which NetworkManager starts its profile without emptying it, and await that."""
+        online = _deps.find_program("nm-online") or "nm-online"
+        return self._manage(card, "yes", may_fail=True), RunProgram((online, "-q", "-t", "5"), may_fail=True)
 
     @staticmethod
     def _carry_lease(uuid: str, interface: str, new_uuid: str, target: str) -> t.Iterator[Step]:
@@ -466,6 +450,19 @@ def _kept(move: Move) -> str:
 
 def _again(interface: str) -> str:
     return f"{_RUNTIME}/system-connections/labspan-{interface}-again.nmconnection"
+
+
+def _ip() -> str:
+    return _deps.find_program("ip") or "ip"
+
+
+def _drop_routes_behind(bridge: str, profile: str) -> t.Iterator[Step]:
+    """NetworkManager goes without routes that somebody has taken away."""
+    for family, metric in _nm_profiles.metrics_behind(profile).items():
+        words = (_ip(), "-4" if family == "ipv4" else "-6", "route", "flush", "dev", bridge, "metric", metric)
+        yield Step(
+            f"Take away routes of NetworkManager's that nobody needs ({family})", RunProgram(words, may_fail=True)
+        )
 
 
 def _write(path: str, text: str, sentence: str, then: tuple[Action, ...] = ()) -> Step:
