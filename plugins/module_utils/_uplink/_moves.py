@@ -48,6 +48,10 @@ class Layer3:
     neighbours: tuple[Neighbour, ...] = ()
     """Of these interfaces."""
 
+    def with_addresses(self, new: t.Sequence[Timed]) -> Layer3:
+        """The same with more addresses, in the kernel's order."""
+        return dataclasses.replace(self, addresses=_listed(self.addresses, new))
+
     def moved(self, source: Interface, target: Interface) -> Layer3:
         """The same with everything of C(source) on C(target), behind what was there."""
         there = [timed for timed in self.addresses if timed.address.index != source.index]
@@ -64,9 +68,10 @@ class Layer3:
 
 
 def _listed(there: t.Sequence[Timed], new: t.Sequence[Timed]) -> tuple[Timed, ...]:
-    """In the kernel's order: IPv4 first; a new IPv6 address stands before, a new IPv4 address behind the others."""
+    """In the kernel's order: IPv4 first, a new address last; IPv6 by scope, a new address first."""
+    v4 = [timed for timed in (*there, *new) if timed.address.family != AF_INET6]
     v6 = [timed for timed in (*new, *there) if timed.address.family == AF_INET6]
-    return (*(timed for timed in (*there, *new) if timed.address.family != AF_INET6), *v6)
+    return (*v4, *sorted(v6, key=lambda timed: timed.address.is_link_local))
 
 
 def _place(address: Address) -> tuple[int, bytes, int, bytes]:
@@ -81,13 +86,21 @@ def _unique(entries: t.Iterable[AnyEntry]) -> tuple[AnyEntry, ...]:
     return tuple({entry.identity: entry for entry in entries}.values())
 
 
-def batch(have: Layer3, want: Layer3, links: t.Sequence[Message], *, trust_kernel: bool = True) -> list[Message]:
+def batch(
+    have: Layer3,
+    want: Layer3,
+    links: t.Sequence[Message],
+    *,
+    trust_kernel: bool = True,
+    keep_order: bool = True,
+) -> list[Message]:
     """The messages that make C(want) of C(have); C(links) (the interface becomes a port, or none) go in between.
 
     C(trust_kernel) leaves to the kernel the routes that it makes by itself for an address. Without, they are seen to,
-    too: for a second look, when the kernel has done what it does.
+    too: for a second look, when the kernel has done what it does. C(keep_order) makes addresses anew that are there and
+    stand in another place of the kernel's list.
     """
-    out_of_order, new_addresses, old_addresses = _address_changes(have, want)
+    out_of_order, new_addresses, old_addresses = _address_changes(have, want, keep_order=keep_order)
     new_neighbours, old_neighbours = _neighbour_changes(have, want)
     new_rules, old_rules = _rule_changes(have, want)
     return [
@@ -106,9 +119,11 @@ def batch(have: Layer3, want: Layer3, links: t.Sequence[Message], *, trust_kerne
 def lacks(have: Layer3, want: Layer3) -> list[Entry]:
     """What of C(want) is not there; what came in addition is nobody's loss."""
     missing: list[Entry] = []
+    heard = {_router(route) for route in have.routes if route.is_advertised_default}
+    missing += [route for route in want.routes if route.is_advertised_default and _router(route) not in heard]
     pairs: tuple[tuple[t.Iterable[Entry], t.Iterable[Entry]], ...] = (
         ([timed.address for timed in have.addresses], [timed.address for timed in want.addresses]),
-        (have.routes, want.routes),
+        (have.routes, [route for route in want.routes if not route.is_advertised_default]),
         (have.rules, want.rules),
         (_lasting(have), _lasting(want)),
     )
@@ -131,7 +146,7 @@ def _common(first: t.Sequence[Numbered], second: t.Sequence[Numbered]) -> int:
     return count
 
 
-def _address_changes(have: Layer3, want: Layer3) -> tuple[list[Timed], list[Timed], list[Timed]]:
+def _address_changes(have: Layer3, want: Layer3, *, keep_order: bool) -> tuple[list[Timed], list[Timed], list[Timed]]:
     """Those to take away first because they come back in another place, those to add, those to take away in the end."""
     out_of_order: list[Timed] = []
     new: list[Timed] = []
@@ -139,6 +154,13 @@ def _address_changes(have: Layer3, want: Layer3) -> tuple[list[Timed], list[Time
     keys = {(timed.address.index, timed.address.family) for timed in (*have.addresses, *want.addresses)}
     for key in sorted(keys):
         had, wanted = _inserted(have, key), _inserted(want, key)
+        if not keep_order:
+            known = {timed.address for timed in had}
+            there = {timed.address for timed in wanted}
+            had, wanted = (
+                [timed for timed in had if timed.address not in there],
+                [timed for timed in wanted if timed.address not in known],
+            )
         same = _common([timed.address for timed in had], [timed.address for timed in wanted])
         places = {_place(timed.address) for timed in wanted[same:]}
         out_of_order += [timed for timed in reversed(had[same:]) if _place(timed.address) in places]
@@ -190,7 +212,7 @@ def _route_changes(have: Layer3, want: Layer3, *, trust_kernel: bool) -> list[Me
     groups: dict[t.Any, tuple[list[Route], list[Route]]] = {}
     for which, state in enumerate((have, want)):
         for route in state.routes:
-            if not (trust_kernel and route.is_made_for(made_for)):
+            if not route.is_advertised_default and not (trust_kernel and route.is_made_for(made_for)):
                 groups.setdefault(route.group, ([], []))[which].append(route)
     differing = [
         (had, wanted)
@@ -199,11 +221,42 @@ def _route_changes(have: Layer3, want: Layer3, *, trust_kernel: bool) -> list[Me
     ]
     differing.sort(key=lambda group: bool((group[1] or group[0])[0].gateways))
     gone = [group for group in differing if not group[1]]
-    return list(
-        itertools.chain.from_iterable(
-            _group_changes(*group) for group in (*(g for g in differing if g[1]), *gone[::-1])
-        )
-    )
+    changes = [_group_changes(*group) for group in (*(group for group in differing if group[1]), *gone[::-1])]
+    return list(itertools.chain(*changes, _advertised_changes(have, want)))
+
+
+def _router(route: Route) -> tuple[int, tuple[tuple[int, bytes], ...]]:
+    """Which router on which interface an advertised default route is about."""
+    return route.table, route.gateways
+
+
+def _advertised_changes(have: Layer3, want: Layer3) -> t.Iterator[Message]:
+    """What routers advertise is the kernel's to write down; until it does, something stands in for it."""
+    there: dict[t.Any, dict[int, Route]] = {}
+    for route in have.routes:
+        if route.is_advertised_default:
+            there.setdefault(_router(route), {})[route.metric] = route
+    wanted: dict[t.Any, Route] = {}
+    for route in want.routes:
+        if route.is_advertised_default:
+            known = wanted.setdefault(_router(route), route)
+            wanted[_router(route)] = min(known, route, key=lambda each: each.metric)
+    for router, route in wanted.items():
+        found = there.get(router, {})
+        behind = found.get(route.metric + 1)
+        if route.metric in found and behind is not None:
+            yield behind.deletion()
+        elif route.metric not in found and behind is None:
+            yield route.stand_in().appendix()
+    for router, routes in there.items():
+        if router not in wanted:
+            yield from (route.deletion() for route in routes.values())
+
+
+def stands_in(have: Layer3, want: Layer3) -> bool:
+    """Whether something stands in for a route that the kernel has not heard of again yet."""
+    there = {(_router(route), route.metric) for route in have.routes if route.is_advertised_default}
+    return any((_router(route), route.metric) not in there for route in want.routes if route.is_advertised_default)
 
 
 def _group_changes(had: t.Sequence[Route], wanted: t.Sequence[Route]) -> t.Iterator[Message]:
