@@ -177,6 +177,11 @@ class _Mover:
         lost = lacks(fresh.layer3, _lasting(journal.before.layer3))
         if lost:
             raise SystemFailure(f"{len(lost)} addresses, routes or rules went away while the move was prepared.")
+        if journal.created:
+            # What the manager has put on the new bridge goes with it, and could not be put back.
+            made = self.kernel.links()[self.move.bridge].index
+            routes = tuple(route for route in fresh.layer3.routes if made not in route.indices)
+            fresh = dataclasses.replace(fresh, layer3=dataclasses.replace(fresh.layer3, routes=routes))
         journal = dataclasses.replace(journal, before=dataclasses.replace(fresh, sysctls=journal.before.sysctls))
         self.transaction.write(journal)
         return journal
