@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright (c) The labspan.vmnet authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 from __future__ import annotations
@@ -194,9 +195,15 @@ actions:
   returned: success
   sample: ["Make the bridge br0 with the MAC address 02:00:00:00:00:10", "Make eth0 a port of br0",
            "Move 192.0.2.10/24 from eth0 to br0"]
+at_risk:
+  description: The established TCP connections to addresses that move, which live on if all goes well.
+  type: list
+  elements: str
+  returned: when something was moved, or would be
+  sample: ["192.0.2.5:51000 to 192.0.2.10:22"]
 phase:
   description:
-    - "V(confirmed) after a move, V(at rest) when there was nothing to move."
+    - "V(confirmed) after a move, V(planned) in check mode, V(at rest) when there was nothing to move."
     - "Of a task that failed: V(rolled back)."
   type: str
   returned: always

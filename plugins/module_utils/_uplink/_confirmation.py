@@ -53,9 +53,7 @@ class Confirmation(Resource[Unconfirmed]):
             created = journal.created
             changes.append(Done("confirmation", "Confirm the move over a new connection", None, None))
         elif have.phase.name != _journal.CONFIRMED:
-            raise Refused(
-                f"{have.phase.name}, the host is as it was before: {have.phase.reason}", phase=have.phase.name
-            )
+            raise Refused(_why_not(have.phase), phase=have.phase.name)
         return [*changes, *_uplinks.rest_of_plan(self.want, self.manager, have.uplink, created=created)]
 
     @staticmethod
@@ -85,7 +83,7 @@ class Confirmation(Resource[Unconfirmed]):
         deadline = phase.since + journal.confirm_timeout
         if not self.transaction.advance((_journal.MOVED,), _journal.CONFIRMED, before=deadline):
             phase = _phase(self.transaction)
-            raise Refused(f"the confirmation came too late: {phase.reason or phase.name}", phase=phase.name)
+            raise Refused(f"the confirmation came too late. {_why_not(phase)}", phase=phase.name)
         self.transaction.forget()
 
     def render(self, state: Unconfirmed) -> dict[str, dict[str, t.Any]]:
@@ -103,6 +101,19 @@ class Status(Confirmation):
 
     def facts(self, state: Unconfirmed) -> dict[str, t.Any]:
         return {**super().facts(state), "reason": state.phase.reason}
+
+
+def _why_not(phase: Phase) -> str:
+    """Why a move in this phase cannot be confirmed."""
+    if phase.name == _journal.ROLLED_BACK:
+        return f"rolled back, the host is as it was before: {phase.reason}"
+    if phase.name == _journal.STUCK:
+        return f"the host could not be put back wholly: {phase.reason} The next run of the task tries again."
+    if phase.name == _journal.ROLLING_BACK:
+        return f"the host is just going back: {phase.reason}"
+    if phase.name == _journal.MOVED:
+        return "its time is over, and the host goes back now."
+    return f"the move is still under way (phase '{phase.name}')."
 
 
 def _phase(transaction: Transaction) -> Phase:

@@ -41,6 +41,10 @@ class Established(t.NamedTuple):
     remote_address: str
     remote_port: int
 
+    def __str__(self) -> str:
+        remote, local = (_bracketed(address) for address in (self.remote_address, self.local_address))
+        return f"{remote}:{self.remote_port} to {local}:{self.local_port}"
+
 
 def ssh_peer() -> t.Optional[Connection]:
     """The SSH connection that this process serves; None when it was not started over SSH.

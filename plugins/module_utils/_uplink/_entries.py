@@ -59,6 +59,7 @@ LOCAL_TABLE = 255
 _MAIN_TABLE = 254
 _RTN_UNICAST = 1
 _RTPROT_STATIC = 4
+_RTPROT_RA = 9
 #: IP6_RT_PRIO_USER (linux/ipv6_route.h): what a route gets that names no metric.
 _IPV6_METRIC = 1024
 _ONLINK = 0x4
@@ -333,6 +334,27 @@ class Route(Entry):
         if any(RTA_ENCAP in attributes or RTA_ENCAP_TYPE in attributes for attributes in inner):
             return "an encapsulation"
         return None
+
+    @property
+    def is_advertised_default(self) -> bool:
+        """Whether a router's advertisement made it (RFC 4861, section 6.3.4)."""
+        return self.protocol == _RTPROT_RA and self.family == AF_INET6 and not self.header[1] and bool(self.gateways)
+
+    @property
+    def metric(self) -> int:
+        """The lower, the better."""
+        return int(_U32.unpack(self.attributes.get(RTA_PRIORITY, bytes(4)))[0])
+
+    def stand_in(self) -> Route:
+        """The same one step behind, for the time until the kernel hears the router again.
+
+        In its very place the kernel could not make its own: it takes only one that has its mark (RTF_ADDRCONF), which
+        netlink cannot give, for the router's, and stops reading an advertisement when it cannot have that one. Then no
+        address of the host would live longer than until its end (net/ipv6/ndisc.c, ndisc_router_discovery).
+        """
+        behind = _U32.pack(self.metric + 1)
+        pairs = ((kind, behind if kind == RTA_PRIORITY else value) for kind, value in self.pairs)
+        return t.cast(Route, self._made(self.header, pairs))
 
     def is_made_for(self, addresses: t.Iterable[Address]) -> bool:
         """Whether the kernel makes this route by itself, for one of the addresses or for the interface as such."""

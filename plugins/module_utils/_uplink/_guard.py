@@ -35,6 +35,7 @@ CARRIED = (
     "_uplink._moves",
     "_uplink._putback",
     "_uplink._reach",
+    "_uplink._routers",
     "_uplink._steps",
 )
 _MAIN = f"from {_PACKAGE}._uplink._deadman import main\nmain()\n"

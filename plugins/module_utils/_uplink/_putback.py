@@ -17,7 +17,7 @@ import typing as t
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import Link
-from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _journal, _kernel
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _journal, _kernel, _routers
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._journal import Journal, Transaction
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._kernel import Kernel, Snapshot
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._moves import Layer3, batch, is_passing, lacks
@@ -86,12 +86,18 @@ def restore(kernel: Kernel, journal: Journal) -> list[str]:
     for name in before.links:
         _kernel.write_sysctls(name, before.sysctls[name])
     kernel.send(_restored_links(before, kernel.links(), to_up=False))
+    for link in before.links.values():
+        _routers.hear(kernel, link.name, link.index, _of(before.layer3, link.index))
     left = _converge(kernel, before, journal)
     if left:
         failures.append(
             f"{len(left)} of the addresses, routes, rules and neighbours of before could not be made again."
         )
     return failures
+
+
+def _of(layer3: Layer3, index: int) -> Layer3:
+    return Layer3(routes=tuple(route for route in layer3.routes if index in route.indices))
 
 
 def _remove_cable(kernel: Kernel, links: t.Mapping[str, Link]) -> None:

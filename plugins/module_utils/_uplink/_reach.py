@@ -33,6 +33,7 @@ _HEADER = 14
 
 _BROADCAST = b"\xff" * 6
 _ALL_NODES = ipaddress.IPv6Address("ff02::1").packed
+_ALL_ROUTERS = ipaddress.IPv6Address("ff02::2").packed
 _SOLICITED_NODE = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13]
 
 _ARP = struct.Struct("!HHBBH6s4s6s4s")
@@ -43,6 +44,7 @@ _ARP_KINDS = (1, 0x0800, 6, 4)
 
 _IPV6 = struct.Struct("!IHBB16s16s")
 _ICMPV6 = 58
+_ROUTER_SOLICITATION = 133
 _SOLICITATION = 135
 _ADVERTISEMENT = 136
 _SOURCE_LINK_LAYER = 1
@@ -162,6 +164,20 @@ def choose_sources(gateways: t.Iterable[str], addresses: t.Iterable[str]) -> dic
         for best in sorted(candidates, key=lambda address: _distance(address, target))[:1]:
             found[gateway] = str(best.ip)
     return found
+
+
+def solicit_routers(interface: str, source: str) -> None:
+    """Ask the routers for an advertisement (RFC 4861, section 4.1), from a link-local address; the kernel hears it."""
+    with contextlib.closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)) as wire:
+        wire.bind((interface, 0))
+        mac = wire.getsockname()[4]
+        sender = ipaddress.IPv6Address(source).packed
+        message = struct.pack("!BBHIBB6s", _ROUTER_SOLICITATION, 0, 0, 0, _SOURCE_LINK_LAYER, 1, mac)
+        checksum = checksum_icmpv6(sender, _ALL_ROUTERS, message)
+        message = message[:2] + struct.pack("!H", checksum) + message[4:]
+        header = _IPV6.pack(6 << 28, len(message), _ICMPV6, _HOP_LIMIT, sender, _ALL_ROUTERS)
+        ethernet = b"\x33\x33" + _ALL_ROUTERS[12:] + mac + struct.pack("!H", _ETHERTYPE_IPV6)
+        wire.send(ethernet + header + message)
 
 
 def answers(interface: str, gateways: t.Sequence[str], *, sources: t.Mapping[str, str], timeout: float) -> set[str]:

@@ -43,7 +43,7 @@ class WriteFile:
             temporary = f"{self.path}.labspan-new"
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, self.mode)
-            with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
+            with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 os.fchmod(file.fileno(), self.mode)
                 file.write(self.content)
                 file.flush()
@@ -132,7 +132,7 @@ def from_json(stored: t.Mapping[str, t.Any]) -> Action:
 def keep(path: str) -> WriteFile:
     """The action that brings the file back as it is now, or away if it is not there."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return WriteFile(path, file.read(), os.fstat(file.fileno()).st_mode & 0o7777)
     except FileNotFoundError:
         return WriteFile(path, None)

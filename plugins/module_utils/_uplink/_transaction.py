@@ -21,7 +21,15 @@ import typing as t
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import Link
-from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _guard, _journal, _kernel, _putback, _reach
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import (
+    _guard,
+    _journal,
+    _kernel,
+    _putback,
+    _reach,
+    _routers,
+    _words,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._entries import (
     Address,
     Entry,
@@ -95,8 +103,7 @@ def target_state(order: Order, have: Layer3, source: Interface, target: Interfac
     defaults = (route.moved(nowhere, target) for route in order.default_routes)
     there = {timed.address.local for timed in kept.addresses}
     new = tuple(timed for timed in given if timed.address.local not in there)
-    addresses = sorted((*kept.addresses, *new), key=lambda timed: timed.address.family)
-    return dataclasses.replace(kept, addresses=tuple(addresses), routes=(*kept.routes, *defaults))
+    return dataclasses.replace(kept.with_addresses(new), routes=(*kept.routes, *defaults))
 
 
 def remove_bridge(name: str) -> None:
@@ -250,13 +257,18 @@ class _Mover:
         messages = batch(have, want, self._master_messages())
         answers = self.kernel.send(messages)
         _raise_refused(messages, answers)
+        self._look_again(want, source, target)
+        return want
+
+    def _look_again(self, want: Layer3, source: Interface, target: Interface) -> None:
+        """Mend what the kernel made otherwise than was foreseen, until nothing is left to mend."""
         for _look in range(_LOOKS):
             have = self.kernel.layer3({source.index, target.index})
-            left = batch(have, _with_passing(want, have, source), self._master_messages(), trust_kernel=False)
+            wanted = _with_passing(want, have, source)
+            left = batch(have, wanted, self._master_messages(), trust_kernel=False, keep_order=False)
             if not left:
                 break
             self.kernel.send(left)
-        return want
 
     def _master_messages(self) -> list[Message]:
         links = self.kernel.links()
@@ -274,10 +286,12 @@ class _Mover:
         wanted = had if self.move.back else {key: had[key] for key in _kernel.IN_BETWEEN if key in had}
         if self.move.back or journal.created:
             _kernel.write_sysctls(target, wanted)
-        links = self.kernel.links()
-        cable = links.get(CABLE[0])
+        cable = self.kernel.links().get(CABLE[0])
         if cable is not None and cable.kind == "veth":
             self.kernel.send([_kernel.delete_link(cable.index)])
+        ends = self._ends()
+        _routers.hear(self.kernel, target, ends[1].index, want)
+        self._look_again(want, *ends)
 
     def _verify(self, want: Layer3) -> None:
         """Read all of it again, and ask the gateways afresh."""
@@ -292,12 +306,29 @@ class _Mover:
                 f"{len(missing)} of the addresses, routes, rules and neighbours did not arrive on {target.name}: "
                 f"{', '.join(sorted({type(entry).__name__.lower() for entry in missing}))}."
             )
+        back_again = self._left_on(source)
+        if back_again:
+            raise SystemFailure(
+                f"something put {back_again} on {source.name} again after it had moved to {target.name}. See what "
+                f"configures {source.name}, and stop it."
+            )
         link = self.kernel.links()[self.move.interface]
         if (link.master == self.move.bridge) == self.move.back:
             raise SystemFailure(
                 f"{self.move.interface} is {'still' if self.move.back else 'not'} a port of the bridge."
             )
         self._ask_gateways(target.name)
+
+    def _left_on(self, source: Interface) -> str:
+        """The first thing of layer 3 that is on the interface that is to have none."""
+        have = self.kernel.layer3({source.index})
+        for timed in have.addresses:
+            if not timed.address.is_link_local:
+                return _words.address(timed)
+        for route in have.routes:
+            if source.index in route.indices and not is_passing(route):
+                return f"the route {_words.route(route, {source.index: source.name})}"
+        return ""
 
     def _ask_gateways(self, target: str) -> None:
         gateways = self.order.gateways

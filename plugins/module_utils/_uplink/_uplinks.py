@@ -107,6 +107,7 @@ class Uplink(Resource[UplinkState]):
         self._recovered: t.Optional[str] = None
         self._moved = False
         self._order: t.Optional[_transaction.Order] = None
+        self._at_risk: list[str] = []
 
     # Reading
 
@@ -220,6 +221,13 @@ class Uplink(Resource[UplinkState]):
         want = self.want
         source = have.links[want.interface if want.present else want.bridge]
         peer = _connection.ssh_peer()
+        own = [str(ipaddress.ip_address(timed.address.local)) for timed in have.owned(source.index).addresses]
+        self._at_risk = [str(each) for each in _connection.at_risk(_connection.established(), own)]
+        if peer is not None and ipaddress.ip_address(peer.server_address).is_link_local:
+            self.warnings.append(
+                f"the controller's connection ({peer}) is to a link-local address, which is bound to {source.name} and "
+                "may not live on. The confirmation is made over a new one all the same."
+            )
         return _transaction.Order(
             move=self._move(have),
             manager=self.manager,
@@ -293,14 +301,17 @@ class Uplink(Resource[UplinkState]):
         return render(self.want, self.manager, state)
 
     def facts(self, state: UplinkState) -> dict[str, t.Any]:
-        if not self._moved or self._order is None:
+        if self._order is None:
             return {"phase": "at rest", "transaction": self.transaction.identity}
+        if not self._moved:
+            return {"phase": "planned", "transaction": self.transaction.identity, "at_risk": self._at_risk}
         pending = {
             "transaction": self.transaction.identity,
             "deadline": self.want.confirm_timeout,
             "phase": _journal.MOVED,
         }
-        return {"pending": pending, "phase": _journal.MOVED, "gateways": sorted(self._order.gateways)}
+        gateways = sorted(self._order.gateways)
+        return {"pending": pending, "phase": _journal.MOVED, "gateways": gateways, "at_risk": self._at_risk}
 
 
 def read(want: WantedUplink, manager: Manager) -> UplinkState:
@@ -458,13 +469,17 @@ def _rest_on_disk(
         changes.append(FileChange(file.path, f"{verb} {file.path}", before, file))
     record_path = _record.path_of(want.bridge)
     if want.present:
-        if changes or created is not None:
-            known = have.record or Record(want.bridge, want.interface, want.network, bool(created))
-            record = known.with_files(files).to_file() if files else known.to_file()
-            if record != keep(record_path):
-                changes.insert(
-                    0, FileChange(record_path, f"Remember the host's files in {record_path}", keep(record_path), record)
-                )
+        bridge = have.links.get(want.bridge)
+        ours = bridge is not None and _links.owner_of(bridge.alias) == want.network
+        if files or have.record is not None or created is not None or ours:
+            known = have.record or Record(
+                want.bridge, want.interface, want.network, ours if created is None else created
+            )
+            record = (known.with_files(files) if files else known).to_file()
+            before = keep(record_path)
+            if (before.content, before.mode) != (record.content, record.mode):
+                # First: what was there before must be known before it is changed.
+                changes.insert(0, FileChange(record_path, f"Remember the uplink in {record_path}", before, record))
         return changes
     if removes_bridge(want, have):
         others = [name for name, link in have.links.items() if link.master == want.bridge and name != want.interface]
