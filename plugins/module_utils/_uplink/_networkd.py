@@ -324,6 +324,8 @@ def kept(sections: t.Sequence[Section]) -> list[Section]:
     had = value_of(sections, "Network", "KeepConfiguration") or "no"
     wanted = "yes" if had.lower() in ("dhcp", "yes", "true", "on", "1") else "static"
     bare = [section.without({"KeepConfiguration"}) if section.name == "Network" else section for section in sections]
+    if not any(section.name == "Network" for section in bare):
+        bare.append(Section("Network"))
     return _into_network(bare, ("KeepConfiguration", wanted))
 
 
@@ -398,11 +400,13 @@ class Networkd(Manager):
                 (keep(_CONFIG),),
             )
         ]
+        undo: tuple[Action, ...] = (*_keeping(move), *self._again())
         if not move.back:
-            return [*steps, *self._write(self._runtime(move), undo=self._again())]
+            return [*steps, *self._write(self._runtime(move), undo=undo)]
         path = own_file(move.interface) or ""
         let_go = [(_now(move.interface), headed(path, unmanaged(move.interface)))]
-        return [*steps, *self._write(let_go, undo=self._again()), self._restart(f"let go of {move.interface}")]
+        steps += [Step(f"Write {action.path}, until the next boot", action) for action in _keeping(move)]
+        return [*steps, *self._write(let_go, undo=undo), self._restart(f"let go of {move.interface}")]
 
     def after(self, move: Move) -> t.Sequence[Step]:
         steps = self._write(self._runtime(move)) if move.back else []
@@ -499,6 +503,19 @@ def _is_ours(path: str) -> bool:
     return os.path.basename(path).startswith((_NOW, _BOOT))
 
 
+def _keeping(move: Move) -> tuple[WriteFile, ...]:
+    """So that what others gave the interface outlives a start of networkd that is not of files of ours.
+
+    It stays until the next boot, since networkd would set up the interface anew if it were gone at a reload.
+    """
+    path = _network_file(move.source)
+    if path is None or path == _now(move.source):
+        return ()
+    wanted = value_of(kept(_effective(path) or [Section("Network")]), "Network", "KeepConfiguration")
+    drop_in = f"{RUN}/{os.path.basename(path)}.d/{_NOW}.conf"
+    return (WriteFile(drop_in, headed(path, [Section("Network", (("KeepConfiguration", wanted or "static"),))])),)
+
+
 def read(path: str) -> t.Optional[str]:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
@@ -521,7 +538,8 @@ def _effective(path: str) -> list[Section]:
     drop_ins: dict[str, str] = {}
     for directory in _DIRECTORIES:
         for part in glob.glob(f"{directory}/{os.path.basename(path)}.d/*.conf"):
-            drop_ins.setdefault(os.path.basename(part), part)
+            if not _is_ours(part):
+                drop_ins.setdefault(os.path.basename(part), part)
     parts = (path, *(drop_ins[name] for name in sorted(drop_ins)))
     return [section for part in parts for section in parse(read(part) or "")]
 

@@ -326,7 +326,12 @@ def test_networkd_is_told_after_the_files_are_as_they_were(disk: Disk, manager: 
         assert isinstance(step.action, WriteFile)
         undo = (*step.undo, *undo)
     kinds = [type(action) for action in undo]
-    assert kinds == [WriteFile, WriteFile, RunProgram, RunProgram, WriteFile]
+    assert kinds == [WriteFile, WriteFile, WriteFile, RunProgram, RunProgram, WriteFile]
+    # What others gave the card must outlive this start of networkd.
+    assert undo[2].path == f"{disk.run}/20-wired.network.d/05-labspan.conf"
+    assert "KeepConfiguration=static" in undo[2].content
+    undo[2].perform()
+    assert manager.before(MOVE)[1].undo[1] == undo[2]
     assert [type(step.action) for step in manager.after(MOVE)] == [RunProgram]
 
 
@@ -334,10 +339,12 @@ def test_on_the_way_back_the_card_is_let_go_of_first(disk: Disk, manager: _netwo
     own = disk.write("etc/20-wired.network", DHCP)
     ours = disk.write("etc/06-labspan-eth0.network", f"# Written by labspan.vmnet.\n# In the place of: {own}\n")
     disk.run_by(2, ours)
+    disk.run_by(3, disk.write("etc/06-labspan-br0.network", "[Match]\nName=br0\n[Network]\nDHCP=yes\n"))
     back = dataclasses.replace(MOVE, back=True)
     before, after = manager.before(back), manager.after(back)
-    assert [type(step.action) for step in before] == [WriteFile, WriteFile, RunProgram]
-    assert "Unmanaged=yes" in str(t.cast(WriteFile, before[1].action).content)
+    assert [type(step.action) for step in before] == [WriteFile, WriteFile, WriteFile, RunProgram]
+    assert "KeepConfiguration=static" in str(t.cast(WriteFile, before[1].action).content)
+    assert "Unmanaged=yes" in str(t.cast(WriteFile, before[2].action).content)
     card, bridge = (str(t.cast(WriteFile, step.action).content) for step in after[:2])
     assert "DHCP=yes" in card
     assert "KeepConfiguration=static" in card
