@@ -336,7 +336,8 @@ class NetworkManager(Manager):
             return ()
         origin = self._origin(move)
         reload = (self._nmcli("connection", "reload", may_fail=True),)
-        back_uuid = origin.uuid if origin is not None else _nm_profiles.plain_uuid(card)
+        known = Keyfile(text).get("user", _nm_profiles.ORIGIN)
+        back_uuid = origin.uuid if origin is not None else known or _nm_profiles.plain_uuid(card)
         steps = [
             *self._carry_lease(_nm_profiles.bridge_uuid(bridge), bridge, back_uuid, card),
             _write(
@@ -354,7 +355,7 @@ class NetworkManager(Manager):
         ]
         loaded = [_profile(_RUNTIME, bridge), _profile(_RUNTIME, card)]
         if origin is None or not (origin.path.startswith(_RUNTIME) and _nm_profiles.autoconnects(origin.text)):
-            again = _nm_profiles.plain_profile(card) if origin is None else origin.text
+            again = _nm_profiles.plain_profile(card, back_uuid) if origin is None else origin.text
             shadow = _nm_profiles.with_autoconnect(again, wanted=True)
             steps.append(_write(_again(card), shadow, f"Have NetworkManager start {card} as before", reload))
             loaded.append(_again(card))
@@ -366,6 +367,8 @@ class NetworkManager(Manager):
                 self._manage(card, "yes"),
                 (self._manage(card, "no", may_fail=True),),
             ),
+            Step(f"Wait until it has {card}", self._take_again(card)[1]),
+            *_give_again(card),
         ]
 
     # On the disk
@@ -463,6 +466,23 @@ def _drop_routes_behind(bridge: str, profile: str) -> t.Iterator[Step]:
         yield Step(
             f"Take away routes of NetworkManager's that nobody needs ({family})", RunProgram(words, may_fail=True)
         )
+
+
+def _give_again(card: str) -> t.Iterator[Step]:
+    """IPv6 as it is now: NetworkManager switches it off and on, and gives again only what it knows of itself."""
+    shown = _commands.run([_ip(), "-6", "-o", "address", "show", "dev", card]).stdout
+    for address, rest in re.findall(r"inet6 (\S+)([^\n]*)", shown):
+        lifetimes = re.findall(r"(valid_lft|preferred_lft) (\w+)", rest)
+        words = [word for name, time in lifetimes for word in (name, time.replace("sec", ""))]
+        # Networks have routes of their own.
+        own = ("noprefixroute",) if "noprefixroute" in rest else ()
+        give = (_ip(), "-6", "address", "replace", address, "dev", card, "nodad", *own, *words)
+        yield Step(f"Give {card} {address} at once", RunProgram(give, may_fail=True))
+    shown = _commands.run([_ip(), "-6", "route", "show", "dev", card, "table", "all"]).stdout
+    for line in shown.splitlines():
+        if not re.search(r"\bproto (kernel|ra|dhcp)\b|\bexpires\b|^(multicast|anycast|local) ", line):
+            give = (_ip(), "-6", "route", "replace", *line.split(), "dev", card)
+            yield Step(f"Give {card} the route {line.strip()} at once", RunProgram(give, may_fail=True))
 
 
 def _write(path: str, text: str, sentence: str, then: tuple[Action, ...] = ()) -> Step:

@@ -389,10 +389,10 @@ def port_profile(text: str, move: Move) -> str:
     return made.text()
 
 
-def plain_profile(interface: str) -> str:
-    """What NetworkManager does by itself for a card without any profile."""
+def plain_profile(interface: str, identity: str) -> str:
+    """What NetworkManager does by itself for a card without any profile; C(identity) is the UUID that it gave it."""
     return (
-        f"[connection]\nid={interface}\nuuid={plain_uuid(interface)}\ntype=ethernet\ninterface-name={interface}\n\n"
+        f"[connection]\nid={interface}\nuuid={identity}\ntype=ethernet\ninterface-name={interface}\n\n"
         "[ipv4]\nmethod=auto\n\n[ipv6]\naddr-gen-mode=default\nmethod=auto\n"
     )
 

@@ -251,7 +251,7 @@ def test_what_cannot_be_a_bridges_is_refused(change: tuple[str, str], reason: st
 
 
 def test_a_card_without_a_profile_gets_one_as_networkmanager_makes_them() -> None:
-    plain = _nm_profiles.plain_profile("eth0")
+    plain = _nm_profiles.plain_profile("eth0", UUID)
     assert _nm_profiles.refusal(plain) is None
     assert _nm_profiles.is_for_one(plain, "eth0")
     assert section(plain, "ipv4") == {"method": "auto"}
