@@ -19,9 +19,9 @@ description:
   - "Only then is the configuration of the host's network manager written (systemd-networkd, netplan, NetworkManager,
     ifupdown), so that a power cut in the middle boots the host as it was. Managers are not restarted."
   - "O(state=absent) moves everything back in the same way."
-version_added: 0.2.0
+version_added: 0.1.0
 author:
-  - The labspan.vmnet authors
+  - The labspan.vmnet authors (@labspan)
 extends_documentation_fragment:
   - labspan.vmnet._attributes
   - labspan.vmnet._attributes.actiongroup_vmnet

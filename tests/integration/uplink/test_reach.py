@@ -76,10 +76,11 @@ def ask(
     interface: str,
     gateways: t.Sequence[str],
     *,
-    sources: t.Mapping[str, str] = SOURCES,
+    sources: t.Optional[t.Mapping[str, str]] = None,
     timeout: float = PATIENCE,
 ) -> list[str]:
-    lines = host.out(*command(host, interface, gateways, sources, timeout)).splitlines()
+    asked = command(host, interface, gateways, SOURCES if sources is None else sources, timeout)
+    lines = host.out(*asked).splitlines()
     return t.cast("list[str]", json.loads(lines[-1]))
 
 

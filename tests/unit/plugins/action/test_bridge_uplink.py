@@ -92,7 +92,7 @@ class Run:
         arguments: t.Optional[t.Mapping[str, t.Any]] = None,
         check: bool = False,
         background: int = 0,
-        options: t.Mapping[str, t.Any] = SSH,
+        options: t.Optional[t.Mapping[str, t.Any]] = None,
         takes: float = 0.1,
     ) -> None:
         self.clock = Clock()
@@ -101,7 +101,7 @@ class Run:
         self.asked: list[Asked] = []
         self.commands: list[str] = []
         self.takes = takes
-        self.connection = Connection(options)
+        self.connection = Connection(SSH if options is None else options)
         self.task = types.SimpleNamespace(
             args=dict({"bridge": "br0", "interface": "eth0"} if arguments is None else arguments),
             check_mode=check,

@@ -79,7 +79,8 @@ def test_a_lease_file_is_carried_over_with_the_identity_and_nothing_of_others() 
     carried = _dhcp_clients.carry(text, "eth0", "br0")
     assert carried == IDENTITY + lease("br0", "10.0.0.7") + lease("br0", "10.0.0.8")
     assert _dhcp_clients.carry(carried, "br0", "eth0") == text.replace(lease("eth1", "10.1.0.7"), "")
-    assert _dhcp_clients.identity(carried) == _dhcp_clients.identity(text) is not None
+    assert _dhcp_clients.identity(text) is not None
+    assert _dhcp_clients.identity(carried) == _dhcp_clients.identity(text)
 
 
 def test_half_a_lease_at_the_end_is_left_out() -> None:
