@@ -17,7 +17,9 @@ description:
     confirm the move over a B(new) connection. Otherwise everything goes back to what it was, and the task fails and says
     why."
   - "Only then is the configuration of the host's network manager written (systemd-networkd, netplan, NetworkManager,
-    ifupdown), so that a power cut in the middle boots the host as it was. Managers are not restarted."
+    ifupdown), so that a power cut in the middle boots the host as it was. What a manager must do at run time to follow the
+    addresses (a DHCP client changes over, systemd-networkd is restarted, NetworkManager gets a profile) is done under the
+    guard, in the way that was measured to lose nothing."
   - "O(state=absent) moves everything back in the same way."
 version_added: 0.1.0
 author:

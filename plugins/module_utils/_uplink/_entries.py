@@ -443,6 +443,8 @@ def parse_route(message: bytes) -> Route:
             expires = _EXPIRES.unpack_from(value)[2]
             if expires > 0 and fields[0] == AF_INET6:
                 kept.append((RTA_EXPIRES, _U32.pack(max(expires // 100, 1))))
+        elif kind == RTA_NH_ID and fields[5] == _RTPROT_RA:
+            continue  # systemd-networkd's, for a router that it heard; the gateway and the interface are told as well
         elif kind != RTA_EXPIRES:
             kept.append((kind, value))
     return Route(_ROUTE.pack(*fields, flags & _ONLINK) + pack_attributes(kept))

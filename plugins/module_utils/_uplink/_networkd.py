@@ -135,7 +135,7 @@ def parse(text: str) -> list[Section]:
         if heading:
             sections.append(Section(heading[1]))
         elif "=" in line and sections:
-            key, _, value = line.partition("=")
+            key, _equals, value = line.partition("=")
             sections[-1] = sections[-1].plus((key.strip(), value.strip()))
     return sections
 

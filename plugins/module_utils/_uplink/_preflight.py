@@ -352,8 +352,12 @@ def _link(entry: dict[str, t.Any], kinds: t.Mapping[str, str]) -> LinkFact:
 
 
 def parse_nexthops(text: str) -> tuple[int, ...]:
-    """The numbers of nexthop objects as C(ip -j nexthop show dev ...) lists them."""
-    return tuple(sorted(int(entry["id"]) for entry in json.loads(text or "[]") if "id" in entry))
+    """The numbers of nexthop objects as C(ip -j nexthop show dev ...) lists them.
+
+    Those that systemd-networkd (from version 256) makes of router advertisements are left out: it makes them again.
+    """
+    entries = (entry for entry in json.loads(text or "[]") if "id" in entry and entry.get("protocol") != "ra")
+    return tuple(sorted(int(entry["id"]) for entry in entries))
 
 
 def authenticates(argv: t.Sequence[str], interface: str) -> bool:

@@ -40,13 +40,16 @@ def put_back(transaction: Transaction, reason: str) -> bool:
         phase = transaction.phase()
         return phase is not None and phase.name == _journal.ROLLED_BACK
     journal = transaction.read()
-    failures = _undo(journal.undo_after)
     kernel = Kernel()
     try:
+        failures = _undo(journal.undo_after)
         failures += restore(kernel, journal)
+        if journal.undo_before:
+            failures += _undo(journal.undo_before)
+            # A manager that takes the card again may begin with what it knows of, and drop the rest.
+            _converge(kernel, journal.before, journal)
     finally:
         kernel.close()
-    failures += _undo(journal.undo_before)
     if failures:
         transaction.advance((_journal.ROLLING_BACK,), _journal.STUCK, f"{reason} {' '.join(failures)}")
         raise SystemFailure(f"{reason} The way back did not succeed wholly: {' '.join(failures)}")

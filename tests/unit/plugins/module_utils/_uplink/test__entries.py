@@ -185,6 +185,13 @@ def test_what_stands_in_for_an_advertised_default_is_one_step_behind_and_no_othe
     assert not route("2001:db8:5::/64", via="fe80::1", protocol=9).is_advertised_default
 
 
+def test_of_an_advertised_default_the_gateway_is_kept_and_not_the_nexthop_object_of_a_manager() -> None:
+    """As systemd-networkd 257 makes it; it makes its objects again."""
+    made = route(via="fe80::1", metric=1024, protocol=9, more=[(30, u32(7))])
+    assert made == route(via="fe80::1", metric=1024, protocol=9)
+    assert made.cannot_be_rebuilt is None
+
+
 def test_a_rule_moves_by_name() -> None:
     assert rule(iif="eth0").moved(CARD, BRIDGE) == rule(iif="br0")
     assert rule(iif="eth0", oif="eth0").moved(CARD, BRIDGE) == rule(iif="br0", oif="br0")
