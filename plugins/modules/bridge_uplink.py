@@ -65,7 +65,7 @@ options:
         with the same lease and the same identity, so that the address stays."
       - "V(dhcp): as V(move), and the bridge is configured by DHCP even if the card was not."
       - "V(static): the bridge gets O(addresses) and O(gateway) instead of the card's addresses; all else moves."
-      - "V(none): the host has no address on this LAN; refused when the card has any."
+      - "V(none): the host has no address on this LAN but its IPv6 link-local one; refused when the card has any other."
     type: str
     choices: [move, dhcp, static, none]
     default: move

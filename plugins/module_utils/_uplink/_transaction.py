@@ -156,13 +156,17 @@ class _Mover:
             before=before,
             mover=mover,
             confirm_timeout=self.order.confirm_timeout,
-            move_timeout=MOVE_TIMEOUT,
+            move_timeout=MOVE_TIMEOUT + self._listening(),
             gateways=dict(self.order.gateways),
             connection=self.order.connection,
         )
         _journal.sweep()
         self.transaction.begin(journal)
         return journal
+
+    def _listening(self) -> float:
+        """Seconds for which a new port says nothing (IEEE 802.1D, the listening and the learning state)."""
+        return 2 * self.move.forward_delay if self.move.stp and not self.move.back else 0.0
 
     def _go(self, source: str, target: str) -> None:
         if not self.transaction.advance((source,), target):
@@ -333,7 +337,8 @@ class _Mover:
     def _ask_gateways(self, target: str) -> None:
         gateways = self.order.gateways
         sources = {gateway: source for gateway, source in gateways.items() if source}
-        silent = set(gateways) - _reach.answers(target, list(gateways), sources=sources, timeout=_GATEWAY_PATIENCE)
+        patience = _GATEWAY_PATIENCE + self._listening()
+        silent = set(gateways) - _reach.answers(target, list(gateways), sources=sources, timeout=patience)
         if silent:
             raise SystemFailure(
                 f"{', '.join(sorted(silent))} answered on {self.move.source} before and does not answer on {target}."

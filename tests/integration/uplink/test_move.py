@@ -20,6 +20,7 @@ from support.uplinks import (
     await_phase,
     begin,
     confirm,
+    difference,
     identity,
     move,
     options,
@@ -189,6 +190,27 @@ def test_static_addresses_take_the_place_of_the_cards(plain: Host) -> None:
     assert reaches(plain, GATEWAY6)
     again = plain.converge("bridge_uplink", options(transaction=identity(), **wanted))
     assert not again["changed"]
+
+
+def test_a_host_may_have_no_address_on_the_lan_of_its_guests(plain: Host) -> None:
+    plain.run("sh", "-c", "ip -4 addr flush dev eth0; ip -6 addr flush dev eth0 scope global; ip -6 route flush all")
+    plain.settle()
+    before = state(plain)
+    move(plain, address_mode="none")
+    assert plain.addresses("br0") == plain.addresses("eth0", link_local=True) == []
+    assert (plain.link("eth0") or {})["master"] == "br0"
+    assert not plain.converge("bridge_uplink", options(transaction=identity(), address_mode="none"))["changed"]
+    move(plain, state="absent", address_mode="none")
+    assert plain.link("br0") is None
+    assert difference(state(plain), before) == []
+
+
+@pytest.mark.slow
+def test_with_spanning_tree_the_gateways_are_waited_for(plain: Host) -> None:
+    result = move(plain, stp=True, forward_delay=2, confirm_timeout=60)
+    assert result["gateways"] == [GATEWAY, GATEWAY6]
+    assert (plain.link("br0") or {})["linkinfo"]["info_data"]["stp_state"] == 1
+    assert reaches(plain, GATEWAY)
 
 
 def test_the_bridge_stays_while_guests_are_on_it(plain: Host) -> None:
