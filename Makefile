@@ -58,7 +58,7 @@ test: ## Run all checks, cheapest first: set-up, lint, unit, integration, molecu
 	@printf '\nAll checks passed in %d minutes.\n' "$$(( SECONDS / 60 ))"
 
 .PHONY: test-all
-test-all: test sanity-all benchmark ## Run everything there is, the benchmark and every ansible-core's sanity tests included
+test-all: test sweeps sanity-all benchmark ## Run everything there is: the long sweeps, every ansible-core's sanity tests, the benchmark
 
 # Lint: independent steps side by side, each printed whole when it ends.
 
@@ -130,15 +130,20 @@ unit: ## Run the unit tests on each ansible-core, and what managed hosts run on 
 # The tests wait more than they compute: one more at a time than there are cores.
 PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile
 # What depends on the controller's version, or on the libraries of the managed host.
-VERSIONED := $(addprefix tests/integration/,links firewall dhcp lab scenarios)
+VERSIONED := $(addprefix tests/integration/,links firewall dhcp lab scenarios uplink/test_move.py uplink/test_over_ssh.py)
 
 .PHONY: integration
 integration: ## Run the integration tests in namespaces: newest ansible-core and pyroute2, then the oldest of both
 	$(call say,integration tests: newest ansible-core; the newest pyroute2 and the system's)
-	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q $(PARALLEL) tests/integration $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q $(PARALLEL) -m "not slow" tests/integration $(PYTEST_ARGS)
 	$(call say,integration tests: ansible-core 2.19; $$(.venv/oldest/bin/python -V) and pyroute2 0.7.2)
 	@LABSPAN_TEST_INTERPRETERS=$(CURDIR)/.venv/oldest/bin/python \
-		$(AS_ROOT) .venv/core-2.19/bin/python -m pytest -q $(PARALLEL) $(VERSIONED) $(PYTEST_ARGS)
+		$(AS_ROOT) .venv/core-2.19/bin/python -m pytest -q $(PARALLEL) -m "not slow" $(VERSIONED) $(PYTEST_ARGS)
+
+.PHONY: sweeps
+sweeps: ## Run the integration tests that take too long for every day
+	$(call say,long sweeps)
+	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q $(PARALLEL) -m slow tests/integration $(PYTEST_ARGS)
 
 .PHONY: molecule
 molecule: ## Run the scenarios with real guests: create, converge, idempotence, verify, destroy

@@ -13,15 +13,17 @@ import signal
 import subprocess
 import typing as t
 
-from support.hosts import AnyHost, Host, cable
+from support.hosts import AnyHost, Host, await_condition, cable
 
 GATEWAY, GATEWAY6 = "10.77.0.1", "fd77::1"
+#: Leases that are renewed every other second.
+SHORT = ("dhcp-option=option:T1,3", "dhcp-option=option:T2,90")
 
 
 class Lan:
-    """A gateway, router advertisements, and leases of two minutes."""
+    """A gateway, router advertisements, and leases of two minutes; C(more) are further options of dnsmasq."""
 
-    def __init__(self, host: Host, mac: str) -> None:
+    def __init__(self, host: Host, mac: str, *more: str) -> None:
         self.host = host
         self.mac = mac
         self.log = pathlib.Path(host.out("mktemp", "-d", "-p", "/run").strip(), "dnsmasq.log")
@@ -33,7 +35,7 @@ class Lan:
             "conf-file=/dev/null", "no-resolv", "no-hosts", "port=0", "no-ping", "interface=lan0", "bind-interfaces",
             "dhcp-range=10.77.0.100,10.77.0.200,255.255.255.0,120", "dhcp-option=option:router,10.77.0.1",
             "dhcp-authoritative", "enable-ra", "dhcp-range=fd77::,ra-only",
-            f"dhcp-leasefile={self.log}.leases", f"log-facility={self.log}",
+            f"dhcp-leasefile={self.log}.leases", f"log-facility={self.log}", *more,
         ]  # fmt: skip
         host.run("dnsmasq", *(f"--{option}" for option in options))
 
@@ -51,6 +53,11 @@ class Lan:
     def returned(self) -> list[str]:
         """The addresses that were given back."""
         return re.findall(r"DHCPRELEASE\(lan0\) (\S+)", self.host.out("cat", str(self.log)))
+
+    def await_renewals(self, count: int) -> None:
+        """Wait until so many leases more were given."""
+        wanted = len(self.given) + count
+        await_condition(lambda: len(self.given) >= wanted, f"{count} renewals")
 
     @contextlib.contextmanager
     def pinging(self, address: str, lose: int) -> t.Iterator[None]:

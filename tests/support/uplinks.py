@@ -132,7 +132,9 @@ def _steady(line: str) -> str:
 
 def difference(found: t.Sequence[str], wanted: t.Sequence[str]) -> list[str]:
     """The lines that are not in both, as diff(1) shows them."""
-    return [line for line in difflib.unified_diff(wanted, found, lineterm="", n=0) if line[:2] not in ("--", "++", "@@")]
+    return [
+        line for line in difflib.unified_diff(wanted, found, lineterm="", n=0) if line[:2] not in ("--", "++", "@@")
+    ]
 
 
 def identity() -> str:

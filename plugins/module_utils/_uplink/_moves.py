@@ -163,7 +163,8 @@ def _address_changes(have: Layer3, want: Layer3, *, keep_order: bool) -> tuple[l
             )
         same = _common([timed.address for timed in had], [timed.address for timed in wanted])
         places = {_place(timed.address) for timed in wanted[same:]}
-        out_of_order += [timed for timed in reversed(had[same:]) if _place(timed.address) in places]
+        if keep_order:  # else it is brought to what it must be where it is, without an instant of not being there
+            out_of_order += [timed for timed in reversed(had[same:]) if _place(timed.address) in places]
         old += [timed for timed in had[same:] if _place(timed.address) not in places]
         new += wanted[same:]
     return out_of_order, new, old

@@ -44,7 +44,9 @@ class Record:
     def with_files(self, written: t.Sequence[WriteFile]) -> Record:
         """With what these files are now; of one that was written before, its first state stays."""
         known = {kept.before.path: kept.before for kept in self.files}
-        kept = (Kept(known.get(file.path) or keep(file.path), digest(file.content)) for file in written)
+        paths = {file.path for file in written}
+        kept = [old for old in self.files if old.before.path not in paths]
+        kept += [Kept(known.get(file.path) or keep(file.path), digest(file.content)) for file in written]
         return dataclasses.replace(self, files=tuple(kept))
 
     def to_file(self) -> WriteFile:

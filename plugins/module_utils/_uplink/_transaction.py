@@ -362,12 +362,20 @@ def _lasting(layer3: Layer3) -> Layer3:
 def _with_passing(want: Layer3, have: Layer3, source: Interface) -> Layer3:
     """With what came of itself meanwhile, on other interfaces than the one that is to have nothing."""
     known = {route.identity for route in want.routes}
-    extra = (
+    routes = (
         route
         for route in have.routes
         if route.identity not in known and is_passing(route) and source.index not in route.indices
     )
-    return dataclasses.replace(want, routes=(*want.routes, *extra))
+    there = {(timed.address.index, timed.address.local) for timed in want.addresses}
+    addresses = [
+        timed
+        for timed in have.addresses
+        if (timed.address.index, timed.address.local) not in there
+        and timed.address.index != source.index
+        and (timed.lifetimes != Lifetimes() or timed.address.is_link_local)
+    ]
+    return dataclasses.replace(want.with_addresses(addresses), routes=(*want.routes, *routes))
 
 
 def _missing(have: Layer3, want: Layer3, *, loose: bool) -> list[Entry]:

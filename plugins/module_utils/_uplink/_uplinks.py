@@ -467,28 +467,37 @@ def _rest_on_disk(
             continue
         verb = "Remove" if file.content is None else "Write" if want.present else "Bring back"
         changes.append(FileChange(file.path, f"{verb} {file.path}", before, file))
-    record_path = _record.path_of(want.bridge)
     if want.present:
-        bridge = have.links.get(want.bridge)
-        ours = bridge is not None and _links.owner_of(bridge.alias) == want.network
-        if files or have.record is not None or created is not None or ours:
-            known = have.record or Record(
-                want.bridge, want.interface, want.network, ours if created is None else created
-            )
-            record = (known.with_files(files) if files else known).to_file()
-            before = keep(record_path)
-            if (before.content, before.mode) != (record.content, record.mode):
-                # First: what was there before must be known before it is changed.
-                changes.insert(0, FileChange(record_path, f"Remember the uplink in {record_path}", before, record))
-        return changes
+        remembered = _remember(want, have, files, [change.after for change in changes], created)
+        # First: what was there before must be known before it is changed.
+        return [remembered, *changes] if remembered is not None else changes
     if removes_bridge(want, have):
         others = [name for name, link in have.links.items() if link.master == want.bridge and name != want.interface]
         if not others or want.force:
             changes.append(Done(want.bridge, f"Remove the bridge {want.bridge}", want.bridge, None))
     if have.record is not None:
-        before = keep(record_path)
-        changes.append(FileChange(record_path, f"Forget {record_path}", before, WriteFile(record_path, None)))
+        path = _record.path_of(want.bridge)
+        changes.append(FileChange(path, f"Forget {path}", keep(path), WriteFile(path, None)))
     return changes
+
+
+def _remember(
+    want: WantedUplink,
+    have: UplinkState,
+    files: t.Sequence[WriteFile],
+    written: t.Sequence[WriteFile],
+    created: t.Optional[bool],
+) -> t.Optional[Change]:
+    """The record, where there is none yet of what is ours, or other files come to it."""
+    if have.record is not None and not written:
+        return None
+    bridge = have.links.get(want.bridge)
+    ours = bridge is not None and _links.owner_of(bridge.alias) == want.network
+    if have.record is None and created is None and not files and not ours:
+        return None
+    known = have.record or Record(want.bridge, want.interface, want.network, ours if created is None else created)
+    record = known.with_files(files if have.record is None else written).to_file()
+    return FileChange(record.path, f"Remember the uplink in {record.path}", keep(record.path), record)
 
 
 def apply_rest(change: Change) -> None:

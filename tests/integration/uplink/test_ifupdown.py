@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import re
-import signal
-import subprocess
 import typing as t
 
 import pytest
-from support.hosts import Host, await_condition, cable
+from support.hosts import Host, await_condition
+from support.lans import GATEWAY, SHORT, Lan
 from support.system_host import SystemHost, needs_system_host
 from support.uplinks import begin, move, reaches
 
 pytestmark = [needs_system_host, pytest.mark.one_interpreter]
 
 MAC = "52:54:00:00:00:15"
-GATEWAY = "10.77.0.1"
 INTERFACES = "/etc/network/interfaces"
 LEASES = "/var/lib/dhcp/dhclient.br0.leases"
 DHCP = """\
@@ -47,61 +44,10 @@ iface eth0 inet6 static
 """
 
 
-class Lan:
-    """A LAN with a gateway, router advertisements, and leases that are renewed every other second."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.log = pathlib.Path(host.out("mktemp", "-d", "-p", "/run").strip(), "dnsmasq.log")
-        host.run("ip", "link", "add", "lan0", "type", "bridge")
-        host.run("ip", "link", "set", "lan0", "up")
-        host.run("ip", "address", "add", f"{GATEWAY}/24", "dev", "lan0")
-        host.run("ip", "address", "add", "fd77::1/64", "dev", "lan0", "nodad")
-        options = [
-            "conf-file=/dev/null", "no-resolv", "no-hosts", "port=0", "no-ping", "interface=lan0", "bind-interfaces",
-            "dhcp-range=10.77.0.100,10.77.0.200,255.255.255.0,120", "dhcp-option=option:router,10.77.0.1",
-            "dhcp-option=option:T1,3", "dhcp-option=option:T2,90", "dhcp-authoritative", "enable-ra",
-            "dhcp-range=fd77::,ra-only", f"dhcp-leasefile={self.log}.leases", f"log-facility={self.log}",
-        ]  # fmt: skip
-        host.run("dnsmasq", *(f"--{option}" for option in options))
-
-    def wire(self, host: SystemHost) -> None:
-        cable(self.host, "port0", host, "eth0", mac=MAC)
-        self.host.run("ip", "link", "set", "port0", "master", "lan0")
-
-    @property
-    def given(self) -> list[str]:
-        """The address of each acknowledgement so far."""
-        return re.findall(r"DHCPACK\(lan0\) (\S+)", self.host.out("cat", str(self.log)))
-
-    @property
-    def returned(self) -> list[str]:
-        return re.findall(r"DHCPRELEASE\(lan0\) (\S+)", self.host.out("cat", str(self.log)))
-
-    def await_renewals(self, count: int) -> None:
-        wanted = len(self.given) + count
-        await_condition(lambda: len(self.given) >= wanted, f"{count} renewals")
-
-    @contextlib.contextmanager
-    def pinging(self, address: str, lose: int) -> t.Iterator[None]:
-        """Pings a hundred times a second, of which this many may be lost."""
-        process = self.host.start("ping", "-i", "0.01", "-q", address, stdout=subprocess.PIPE)
-        try:
-            yield
-        finally:
-            os.kill(self.host.child(process), signal.SIGINT)
-            output, _errors = process.communicate()
-        found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
-        assert found is not None, output
-        sent, received = map(int, found.groups())
-        assert sent > 0
-        assert sent - received <= lose, output
-
-
 @pytest.fixture(scope="module")
 def lan(python_path: pathlib.Path) -> t.Iterator[Lan]:
     with Host(python_path) as host:
-        yield Lan(host)
+        yield Lan(host, MAC, *SHORT)
 
 
 @contextlib.contextmanager

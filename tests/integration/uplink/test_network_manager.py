@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import re
-import signal
-import subprocess
 import typing as t
 
 import pytest
-from support.hosts import Host, await_condition, cable
+from support.hosts import Host, await_condition
+from support.lans import GATEWAY, GATEWAY6, SHORT, Lan
 from support.system_host import SystemHost, needs_system_host
 from support.uplinks import begin, identity, move, options, reaches
 
 pytestmark = [needs_system_host, pytest.mark.one_interpreter]
 
 MAC = "52:54:00:00:00:16"
-GATEWAY, GATEWAY6 = "10.78.0.1", "fd78::1"
 DIRECTORY = "/etc/NetworkManager/system-connections"
 PROFILE = f"{DIRECTORY}/uplink.nmconnection"
 # Other cables than the card are none of NetworkManager's, as udev's rules say where there is udev.
@@ -51,77 +48,25 @@ type=ethernet
 interface-name=eth0
 
 [ipv4]
-address1=10.78.0.5/24,10.78.0.1
-address2=10.78.0.6/24
-dns=10.78.0.1;
+address1=10.77.0.5/24,10.77.0.1
+address2=10.77.0.6/24
+dns=10.77.0.1;
 dns-search=lab.example;
-route1=198.51.100.0/24,10.78.0.2,50
+route1=198.51.100.0/24,10.77.0.2,50
 method=manual
 
 [ipv6]
 addr-gen-mode=eui64
-address1=fd78::5/64
-gateway=fd78::1
+address1=fd77::5/64
+gateway=fd77::1
 method=manual
 """
-
-
-class Lan:
-    """A LAN with a gateway, router advertisements, and leases that are renewed every other second."""
-
-    def __init__(self, host: Host) -> None:
-        self.host = host
-        self.log = pathlib.Path(host.out("mktemp", "-d", "-p", "/run").strip(), "dnsmasq.log")
-        host.run("ip", "link", "add", "lan0", "type", "bridge")
-        host.run("ip", "link", "set", "lan0", "up")
-        host.run("ip", "address", "add", f"{GATEWAY}/24", "dev", "lan0")
-        host.run("ip", "address", "add", f"{GATEWAY6}/64", "dev", "lan0", "nodad")
-        options = [
-            "conf-file=/dev/null", "no-resolv", "no-hosts", "port=0", "no-ping", "interface=lan0", "bind-interfaces",
-            "dhcp-range=10.78.0.100,10.78.0.200,255.255.255.0,120", f"dhcp-option=option:router,{GATEWAY}",
-            "dhcp-option=option:T1,3", "dhcp-option=option:T2,90", "dhcp-authoritative", "enable-ra",
-            "dhcp-option=option:dns-server,10.78.0.1",
-            "dhcp-range=fd78::,ra-only,600", f"dhcp-leasefile={self.log}.leases", f"log-facility={self.log}",
-        ]  # fmt: skip
-        host.run("dnsmasq", *(f"--{option}" for option in options))
-
-    def wire(self, host: SystemHost) -> None:
-        cable(self.host, "port0", host, "eth0", mac=MAC)
-        self.host.run("ip", "link", "set", "port0", "master", "lan0")
-
-    @property
-    def given(self) -> list[str]:
-        """The address of each acknowledgement so far."""
-        return re.findall(r"DHCPACK\(lan0\) (\S+)", self.host.out("cat", str(self.log)))
-
-    @property
-    def returned(self) -> list[str]:
-        return re.findall(r"DHCPRELEASE\(lan0\) (\S+)", self.host.out("cat", str(self.log)))
-
-    def await_renewals(self, count: int) -> None:
-        wanted = len(self.given) + count
-        await_condition(lambda: len(self.given) >= wanted, f"{count} renewals")
-
-    @contextlib.contextmanager
-    def pinging(self, address: str, lose: int) -> t.Iterator[None]:
-        """Pings a hundred times a second, of which this many may be lost."""
-        process = self.host.start("ping", "-i", "0.01", "-q", address, stdout=subprocess.PIPE)
-        try:
-            yield
-        finally:
-            os.kill(self.host.child(process), signal.SIGINT)
-            output, _errors = process.communicate()
-        found = re.search(r"(\d+) packets transmitted, (\d+) received", output)
-        assert found is not None, output
-        sent, received = map(int, found.groups())
-        assert sent > 0
-        assert sent - received <= lose, output
 
 
 @pytest.fixture(scope="module")
 def lan(python_path: pathlib.Path) -> t.Iterator[Lan]:
     with Host(python_path) as host:
-        yield Lan(host)
+        yield Lan(host, MAC, *SHORT, f"dhcp-option=option:dns-server,{GATEWAY}")
 
 
 @contextlib.contextmanager
@@ -247,7 +192,7 @@ def test_a_static_host_has_all_of_it_again_after_a_restart_and_a_reboot(python_p
         host.run("ip", "-6", "route", "add", "2001:db8:9::/64", "via", GATEWAY6, "dev", "eth0")
         host.run("ip", "route", "add", "203.0.113.0/24", "via", GATEWAY, "dev", "eth0", "table", "7")
         before = layer3(host, "eth0")
-        with lan.pinging("10.78.0.5", lose=1), lan.pinging("fd78::5", lose=1):
+        with lan.pinging("10.77.0.5", lose=1), lan.pinging("fd77::5", lose=1):
             move(host, persistent=True)
             assert layer3(host, "br0") == before
             with_tap(host)
