@@ -65,7 +65,7 @@ def race(contenders: t.Sequence[Contender], rounds: int, announce: t.Callable[[s
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """A ratio that is wanted."""
+    """A ratio or a count that is wanted."""
 
     text: str
     measured: float
@@ -80,7 +80,8 @@ class Goal:
     def row(self) -> list[str]:
         """Cells of a table."""
         sign = "at least" if self.at_least else "at most"
-        return [self.text, f"{sign} {self.limit:g}", f"{self.measured:.2f}", "yes" if self.met else "**no**"]
+        measured = str(self.measured) if isinstance(self.measured, int) else f"{self.measured:.2f}"
+        return [self.text, f"{sign} {self.limit:g}", measured, "yes" if self.met else "**no**"]
 
 
 def table(header: t.Sequence[str], rows: t.Iterable[t.Sequence[str]]) -> str:

@@ -3,8 +3,9 @@
 
 """Measures the modules against the notes' commands and against Ansible's own cost, side by side in one run.
 
-Everything happens in namespaces that are made here. The result is a table in C(.build/benchmark.md); with
-C(--update-docs) it becomes the table of C(docs/performance.md), too.
+Everything happens in namespaces that are made here. There are two subjects: C(tasks), what they cost, and C(uplink),
+what is lost while the host's network card moves. The result is tables in C(.build/benchmark.md); with C(--update-docs)
+they become those of C(docs/performance.md), too.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ import ansible
 import ansible.release
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+BUILD = ROOT / ".build"
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmark import nat  # noqa: E402
+from benchmark import nat, uplink  # noqa: E402
 from benchmark.measure import PING, Contender, Goal, Rounds, race, table  # noqa: E402
 from support.hosts import Host  # noqa: E402
 
@@ -34,7 +36,7 @@ BRIDGE = "bench0"
 #: A link group that nothing else on the benchmark's host is in.
 GROUP = "77"
 SIZES = (1, 10, 100, 1000)
-BEGIN, END = "<!-- benchmark: begin -->\n", "<!-- benchmark: end -->\n"
+SUBJECTS = ("tasks", "uplink")
 
 MODULE = "tap_device, whole playbook"
 PROCESS = "tap_device, its process alone"
@@ -226,6 +228,41 @@ def _say(text: str) -> None:
     print(f"benchmark: {text}", file=sys.stderr, flush=True)
 
 
+def tasks(options: argparse.Namespace) -> str:
+    """What tasks cost."""
+    found = measure_taps(options.sizes, options.rounds, options.interpreter, options.largest_loop)
+    network = nat.measure(options.rounds, _say)
+    goals = [*tap_goals(found), *network.goals()]
+    text = f"{machine(options.interpreter)}. Medians of {options.rounds} interleaved rounds.\n\n"
+    text += table(["ratio", "wanted", "measured", "met"], [goal.row() for goal in goals])
+    text += f"\nTasks of the `nat` role that reached the host: {network.host_tasks}.\n"
+    text += tap_tables(found)
+    (BUILD / "benchmark.json").write_text(
+        json.dumps([{"operation": key[0], "taps": key[1], "seconds": value.seconds} for key, value in found.items()]),
+        encoding="utf-8",
+    )
+    return text
+
+
+def move_of_the_uplink(options: argparse.Namespace) -> str:
+    """What is lost while the uplink moves."""
+    with tempfile.TemporaryDirectory(prefix="labspan-benchmark-") as name:
+        directory = pathlib.Path(name)
+        _python_path(directory)
+        found = uplink.measure(options.uplink_rounds, options.interpreter, directory, _say)
+    (BUILD / "benchmark-uplink.json").write_text(json.dumps(found.plain()), encoding="utf-8")
+    return f"{machine(options.interpreter)}. {found.text()}"
+
+
+def update_docs(subject: str, text: str) -> None:
+    """Put the result between the subject's marks."""
+    path = ROOT / "docs" / "performance.md"
+    begin, end = f"<!-- benchmark {subject}: begin -->\n", f"<!-- benchmark {subject}: end -->\n"
+    head, _begin, rest = path.read_text(encoding="utf-8").partition(begin)
+    _old, _end, tail = rest.partition(end)
+    path.write_text(f"{head}{begin}\n{text}\n{end}{tail}", encoding="utf-8")
+
+
 def main() -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -235,28 +272,21 @@ def main() -> int:
     parser.add_argument(
         "--largest-loop", type=int, default=100, help="the most taps that a loop over commands makes: a minute for 100"
     )
+    parser.add_argument("--uplink-rounds", type=int, default=3)
+    parser.add_argument("--only", choices=SUBJECTS, help="one subject alone; by default all of them")
     parser.add_argument("--update-docs", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
 
-    found = measure_taps(options.sizes, options.rounds, options.interpreter, options.largest_loop)
-    network = nat.measure(options.rounds, _say)
-    goals = [*tap_goals(found), *network.goals()]
-    text = f"{machine(options.interpreter)}. Medians of {options.rounds} interleaved rounds.\n\n"
-    text += table(["ratio", "wanted", "measured", "met"], [goal.row() for goal in goals])
-    text += f"\nTasks of the `nat` role that reached the host: {network.host_tasks}.\n"
-    text += tap_tables(found)
-
-    build = ROOT / ".build"
-    (build / "benchmark.md").write_text(text, encoding="utf-8")
-    (build / "benchmark.json").write_text(
-        json.dumps([{"operation": key[0], "taps": key[1], "seconds": value.seconds} for key, value in found.items()]),
-        encoding="utf-8",
-    )
+    texts = {}
+    if options.only in (None, "tasks"):
+        texts["tasks"] = tasks(options)
+    if options.only in (None, "uplink"):
+        texts["uplink"] = move_of_the_uplink(options)
+    text = "\n".join(texts.values())
+    (BUILD / "benchmark.md").write_text(text, encoding="utf-8")
     if options.update_docs:
-        path = ROOT / "docs" / "performance.md"
-        page = path.read_text(encoding="utf-8")
-        head, tail = page.split(BEGIN)[0], page.split(END)[1]
-        path.write_text(f"{head}{BEGIN}\n{text}\n{END}{tail}", encoding="utf-8")
+        for subject, result in texts.items():
+            update_docs(subject, result)
     print(text)
     return 0
 
