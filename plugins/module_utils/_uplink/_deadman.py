@@ -5,7 +5,8 @@
 
 It runs from one file in /run, beside the journal, with nothing but Python's standard library, outside the controller's
 connection and outside the process that moves. It goes back when that process dies or takes too long, when the gateways
-that answered before are silent for good, and when the time for the confirmation is over.
+that answered before are silent for good, when the time for the confirmation is over, and when it is told to end: a
+move without its guard is none.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
@@ -34,22 +35,36 @@ _ASK_EVERY = 2.0
 _ATTEMPTS = 5
 
 
+class _Order:
+    """Whether somebody told the dead-man to end: an administrator, or a host that shuts down."""
+
+    given = False
+
+    def note(self, _number: int, _frame: t.Any) -> None:
+        self.given = True
+
+
 def main() -> None:
     """Watch over the transaction whose directory is the first argument."""
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    end = _Order()
+    signal.signal(signal.SIGTERM, end.note)
     directory, identity = os.path.split(os.path.abspath(sys.argv[1]))
     transaction = Transaction(identity, directory)
-    journal = transaction.read()
-    process = _process.identify(os.getpid())
-    if process is not None:
-        _process.write_pid_file(transaction.file(ARMED), process)
-    reason = _watch(transaction, journal)
+    try:
+        journal = transaction.read()
+        process = _process.identify(os.getpid())
+        if process is not None:
+            _process.write_pid_file(transaction.file(ARMED), process)
+    except FileNotFoundError:  # it was over before this process, started again, could see it
+        return
+    reason = _watch(transaction, journal, end)
     if reason:
-        _go_back(transaction, reason)
+        _go_back(transaction, reason, end)
 
 
-def _watch(transaction: Transaction, journal: Journal) -> t.Optional[str]:
+def _watch(transaction: Transaction, journal: Journal, end: _Order) -> t.Optional[str]:
     """Wait until it is over (None) or must go back (why)."""
     heard = asked = now()
     while True:
@@ -60,6 +75,8 @@ def _watch(transaction: Transaction, journal: Journal) -> t.Optional[str]:
             return None
         if phase.name == _journal.STUCK or (phase.name == _journal.ROLLING_BACK and not mover_alive):
             return phase.reason
+        if end.given:
+            return phase.reason or "The dead-man that watched over the move was told to end."
         reason = _overdue(phase, journal, mover_alive=mover_alive)
         if reason:
             return reason
@@ -85,6 +102,8 @@ def _overdue(phase: Phase, journal: Journal, *, mover_alive: bool) -> t.Optional
             return f"The process that moved the uplink died in the phase '{phase.name}'."
         if now() - phase.since > journal.move_timeout:
             return f"The move took longer than {journal.move_timeout:g} seconds."
+    if phase.name == _journal.ROLLING_BACK and now() - phase.since > journal.move_timeout:
+        return phase.reason  # whoever goes back is stuck
     return None
 
 
@@ -101,7 +120,7 @@ def _gateways_answer(journal: Journal) -> bool:
         return True
 
 
-def _go_back(transaction: Transaction, reason: str) -> None:
+def _go_back(transaction: Transaction, reason: str, end: _Order) -> None:
     for _attempt in range(_ATTEMPTS):
         try:
             _putback.stop_mover(transaction.read())
@@ -112,6 +131,8 @@ def _go_back(transaction: Transaction, reason: str) -> None:
         except Exception:  # pylint: disable=broad-except  # whatever it was, the next attempt may fare better
             with contextlib.suppress(OSError):
                 traceback.print_exc()
+            if end.given:  # a host that shuts down comes up with the old network in any case
+                return
             time.sleep(1.0)
 
 

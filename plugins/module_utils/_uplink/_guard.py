@@ -50,7 +50,7 @@ def arm(transaction: Transaction) -> None:
     argv = [sys.executable, "-I", program, transaction.path]
     log = transaction.file("log")
     if runs_systemd():
-        _start_unit(transaction.identity, argv)
+        _start_unit(transaction, argv)
     else:
         _process.spawn(argv, pid_file=transaction.file("pid"), output=log)
     deadline = time.monotonic() + _PATIENCE
@@ -102,8 +102,12 @@ def runs_systemd() -> bool:
     return same and os.path.isdir("/run/systemd/system") and _deps.find_program("systemd-run") is not None
 
 
-def _start_unit(identity: str, argv: t.Sequence[str]) -> None:
-    """A service rather than a timer: it sees the mover die, and systemd starts it again should it die itself."""
+def _start_unit(transaction: Transaction, argv: t.Sequence[str]) -> None:
+    """A service rather than a timer: it sees the mover die, and systemd starts it again should it die itself.
+
+    Told to end, it goes back first, and with it what it runs for that is told nothing.
+    """
+    identity = transaction.identity
     command = [
         _deps.program("systemd-run", purpose="to watch over the move"),
         "--quiet",
@@ -113,6 +117,9 @@ def _start_unit(identity: str, argv: t.Sequence[str]) -> None:
         "--property=Restart=on-failure",
         "--property=RestartSec=200ms",
         "--property=StartLimitIntervalSec=0",
+        "--property=KillMode=mixed",
+        # All that it needs goes with the end of the move: then there is nothing to start again.
+        f"--property=ConditionPathExists={transaction.file('journal')}",
         "--",
         *argv,
     ]
