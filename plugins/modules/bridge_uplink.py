@@ -127,6 +127,7 @@ options:
     default: false
   force:
     description:
+      - "Take over a bridge that belongs to another network of this collection, or has a name that another program uses."
       - "With O(state=absent): also when the bridge has other ports, which lose their network, and when it was not made by
         this collection."
     type: bool
@@ -206,9 +207,9 @@ at_risk:
 phase:
   description:
     - "V(confirmed) after a move, V(planned) in check mode, V(at rest) when there was nothing to move."
-    - "Of a task that failed: V(rolled back)."
+    - "Of a task that failed after the move had begun, if the host still says so: V(rolled back), for instance."
   type: str
-  returned: always
+  returned: success, and when a move failed
   sample: confirmed
 gateways:
   description: The gateways that answered before the move and had to answer after it.
@@ -297,7 +298,7 @@ uplink:
       elements: str
       sample: []
     files:
-      description: The files of the manager's configuration that belong to the uplink, with their content.
+      description: The files of the manager's configuration that belong to the uplink, with all of their content.
       type: dict
       sample: {}
 """
