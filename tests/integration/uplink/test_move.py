@@ -241,16 +241,3 @@ def test_the_bridge_stays_while_guests_are_on_it(plain: Host) -> None:
 @pytest.mark.one_interpreter
 def test_what_cannot_be_is_refused_with_a_sentence(plain: Host, wrong: dict[str, t.Any], words: str) -> None:
     assert words in plain.refuse("bridge_uplink", options(**{"transaction": identity(), **wrong}))
-
-
-def test_the_ping_does_not_miss_a_beat(plain: Host) -> None:
-    ping = plain.start("ping", "-i", "0.01", "-w", "15", "-q", GATEWAY, stdout=-1)
-    ping6 = plain.start("ping", "-i", "0.01", "-w", "15", "-q", GATEWAY6, stdout=-1)
-    move(plain)
-    move(plain, state="absent")
-    for process in (ping, ping6):
-        plain.run("kill", "-INT", str(plain.child(process)), check=False)
-    for process in (ping, ping6):
-        output, _errors = process.communicate(timeout=30)
-        sent, received = (int(word) for word in output.split("\n")[-3].split() if word.isdigit())
-        assert sent - received <= 1, output
