@@ -167,7 +167,7 @@ def probe(addresses: t.Sequence[str], partners: t.Sequence[str]) -> None:
         for each in everything:
             each.send(now)
         # A probe whose time has passed is not made up for: it would not say anything about that time.
-        due = max(due + INTERVAL, now)
+        due = due + INTERVAL if due + INTERVAL > now else now + INTERVAL
         if not ready and all(path.answered for path in paths) and all(game.count for game in games):
             ready = True
             for each in everything:
