@@ -112,7 +112,7 @@ def test_the_dead_man_carries_all_that_it_imports(tmp_path: pathlib.Path) -> Non
 
 def test_a_record_keeps_the_first_state_of_a_file(tmp_path: pathlib.Path) -> None:
     path = str(tmp_path / "interfaces")
-    pathlib.Path(path).write_text("old\r\n", encoding="ascii", newline="")
+    pathlib.Path(path).write_bytes(b"old\r\n")
     record = _record.Record("br0", "eth0", "lan", True).with_files([WriteFile(path, "new")])
     WriteFile(path, "new").perform()
     again = record.with_files([WriteFile(path, "newer")])
