@@ -216,14 +216,17 @@ class TapDevices(Resource[TapsState]):
         if note is not None:
             _links.check_alias("alias", network, note)
         mac = options.get("mac_address")
+        present = options.get("state", "present") == "present"
+        # An account is looked up for a tap that is to be there: the host may never have had it.
+        accounts = options if present else {}
         flags = ("multi_queue", "vnet_hdr", "enabled", *_links.PORT_SETTINGS)
         return WantedTap(
             name=name,
             network=network,
-            present=options.get("state", "present") == "present",
+            present=present,
             bridge=bridge,
-            owner=self._account("owner", options.get("owner"), lambda text: pwd.getpwnam(text).pw_uid),
-            group=self._account("group", options.get("group"), lambda text: grp.getgrnam(text).gr_gid),
+            owner=self._account("owner", accounts.get("owner"), lambda text: pwd.getpwnam(text).pw_uid),
+            group=self._account("group", accounts.get("group"), lambda text: grp.getgrnam(text).gr_gid),
             mtu=_links.check_mtu("mtu", options.get("mtu")),
             mac_address=_values.mac_address("mac_address", mac) if mac else None,
             note=note,

@@ -336,9 +336,14 @@ class Route(Entry):
         return None
 
     @property
+    def is_default(self) -> bool:
+        """Whether it is for everything that no other route is for, by a gateway."""
+        return not self.header[1] and bool(self.gateways)
+
+    @property
     def is_advertised_default(self) -> bool:
         """Whether a router's advertisement made it (RFC 4861, section 6.3.4)."""
-        return self.protocol == _RTPROT_RA and self.family == AF_INET6 and not self.header[1] and bool(self.gateways)
+        return self.protocol == _RTPROT_RA and self.family == AF_INET6 and self.is_default
 
     @property
     def metric(self) -> int:

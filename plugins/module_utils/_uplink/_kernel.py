@@ -66,6 +66,11 @@ RP_FILTER = "ipv4/conf/rp_filter"
 #: kernel's own making, and no packet dropped because the route back is not there yet (RFC 3704).
 IN_BETWEEN = {ACCEPT_DAD: "0", ADDR_GEN_MODE: "1", USE_TEMPADDR: "0", RP_FILTER: "2"}
 
+# linux/if_addr.h
+_IFA_F_TENTATIVE = 0x40
+# Seconds that the kernel's worker may take to look at new IPv6 addresses.
+_WORKER_PATIENCE = 1.0
+
 Sysctls = t.Dict[str, str]
 
 
@@ -185,6 +190,27 @@ def write_sysctls(interface: str, wanted: t.Mapping[str, str]) -> None:
                     continue
             with open(path, "w", encoding="ascii") as file:
                 file.write(f"{value}\n")
+
+
+def await_addresses(*interfaces: str) -> None:
+    """Wait until the interfaces' IPv6 addresses work, which they do when the kernel's worker has seen to them.
+
+    It looks at the settings of its own time: C(accept_dad) must not be what it was before the worker has run, or
+    addresses that were the host's all the time are silent for a second.
+    """
+    deadline = time.monotonic() + _WORKER_PATIENCE
+    while _tentative(interfaces) and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def _tentative(interfaces: t.Container[str]) -> bool:
+    """Whether one of the interfaces has an IPv6 address that does not work yet."""
+    try:
+        with open("/proc/net/if_inet6", encoding="ascii") as file:
+            rows = [line.split() for line in file]
+    except FileNotFoundError:
+        return False
+    return any(row[5] in interfaces and int(row[4], 16) & _IFA_F_TENTATIVE for row in rows)
 
 
 def set_link(

@@ -93,8 +93,11 @@ def batch(
     *,
     trust_kernel: bool = True,
     keep_order: bool = True,
+    links_last: bool = False,
 ) -> list[Message]:
-    """The messages that make C(want) of C(have); C(links) (the interface becomes a port, or none) go in between.
+    """The messages that make C(want) of C(have); C(links) (the interface becomes a port) go in between.
+
+    C(links_last) is for a card that leaves its bridge, on which nothing is heard any more from then on.
 
     C(trust_kernel) leaves to the kernel the routes that it makes by itself for an address. Without, they are seen to,
     too: for a second look, when the kernel has done what it does. C(keep_order) makes addresses anew that are there and
@@ -107,12 +110,13 @@ def batch(
         *(timed.address.deletion() for timed in out_of_order),
         *(timed.addition() for timed in new_addresses),
         *(neighbour.addition() for neighbour in new_neighbours),
-        *links,
+        *(() if links_last else links),
         *_route_changes(have, want, trust_kernel=trust_kernel),
         *(rule.addition() for rule in new_rules),
         *(rule.deletion() for rule in old_rules),
         *(timed.address.deletion() for timed in reversed(old_addresses)),
         *(neighbour.deletion() for neighbour in old_neighbours),
+        *(links if links_last else ()),
     ]
 
 

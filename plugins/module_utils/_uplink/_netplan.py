@@ -25,7 +25,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _d
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import MissingDependency, Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _networkd
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._manager import Manager, Move
-from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import Step, WriteFile, keep
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import RunProgram, Step, WriteFile, keep
 
 DIRECTORY = "/etc/netplan"
 # A file hides those of the same name in later ones.
@@ -201,6 +201,13 @@ class Netplan(_networkd.Networkd):
         if not move.back or not os.path.exists(device):
             return steps
         return [Step(f"Remove {device}, which netplan made", WriteFile(device, None), (keep(device),)), *steps]
+
+    def settle(self, move: Move) -> t.Sequence[Step]:
+        if not move.back:
+            return ()
+        # Else the files in /run that say otherwise would be found by the next move.
+        generate = RunProgram(("netplan", "generate"), may_fail=True)
+        return [Step("Have netplan generate networkd's files again", generate)]
 
     def files(self, move: Move) -> t.Sequence[WriteFile]:
         try:

@@ -86,6 +86,7 @@ def restore(kernel: Kernel, journal: Journal) -> list[str]:
     kernel.send([*_restored_links(before, links, to_up=True)])
     _converge(kernel, before, journal)
     failures = _remove_bridge(kernel, journal) if journal.created else []
+    _kernel.await_addresses(*before.links)
     for name in before.links:
         _kernel.write_sysctls(name, before.sysctls[name])
     kernel.send(_restored_links(before, kernel.links(), to_up=False))
@@ -148,7 +149,9 @@ def _converge(kernel: Kernel, before: Snapshot, journal: Journal) -> list[str]:
     for look in range(_LOOKS):
         have = kernel.layer3(indices)
         want = _wanted(before, have)
-        messages = batch(have, want, _masters(before, kernel.links()), trust_kernel=look == 0)
+        # What was moved there is taken back from a bridge, what was moved back is put under it again.
+        masters = _masters(before, kernel.links())
+        messages = batch(have, want, masters, trust_kernel=look == 0, links_last=not journal.back)
         if not messages:
             break
         kernel.send(messages)

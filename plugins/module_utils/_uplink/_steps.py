@@ -40,7 +40,8 @@ class WriteFile:
                 os.unlink(self.path)
         else:
             os.makedirs(directory, exist_ok=True)
-            temporary = f"{self.path}.labspan-new"
+            # Hidden, so that no pattern such as interfaces.d/* takes what a power cut leaves for the file itself.
+            temporary = os.path.join(directory, f".{os.path.basename(self.path)}.labspan-new")
             flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(temporary, flags, self.mode)
             with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:

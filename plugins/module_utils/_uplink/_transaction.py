@@ -31,6 +31,8 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import (
     _words,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._entries import (
+    AF_INET,
+    AF_INET6,
     Address,
     Entry,
     Interface,
@@ -83,6 +85,12 @@ def carry_out(order: Order, transaction: Transaction) -> None:
     _Mover(order, transaction).run()
 
 
+def is_replaced(order: Order, route: Route) -> bool:
+    """Whether a gateway that the task gives takes the place of this route."""
+    families = {each.family for each in order.default_routes}
+    return route.is_default and not route.is_advertised_default and route.family in families
+
+
 def target_state(order: Order, have: Layer3, source: Interface, target: Interface) -> Layer3:
     """What layer 3 must be after the move. Pure."""
     if order.move.mode != "static" or order.move.back:
@@ -96,7 +104,9 @@ def target_state(order: Order, have: Layer3, source: Interface, target: Interfac
         have,
         addresses=tuple(timed for timed in have.addresses if timed not in replaced),
         routes=tuple(
-            route for route in have.routes if not route.is_made_for(old) and not _is_default_of(source, route)
+            route
+            for route in have.routes
+            if not route.is_made_for(old) and not (route.indices == {source.index} and is_replaced(order, route))
         ),
     ).moved(source, target)
     given = (Timed(each.address.moved(nowhere, target), each.lifetimes) for each in order.static)
@@ -182,6 +192,8 @@ class _Mover:
         """Everything that can be done before the card is touched."""
         if journal.created:
             self._make_bridge(journal)
+        elif not self.move.back:
+            self._ready_bridge(journal)
         journal = self._take(journal, self.order.manager.before(self.move), "undo_before")
         # Lifetimes run, and somebody may have changed something since: this is what goes back if it must.
         fresh = self.kernel.snapshot(*journal.before.links)
@@ -211,6 +223,13 @@ class _Mover:
         self._calm(bridge, card)
         self._must(_kernel.set_link(made.index, up=True, alias=self.order.alias), f"{bridge} cannot be switched on")
         self._lay_cable(made)
+
+    def _ready_bridge(self, journal: Journal) -> None:
+        """A bridge that is there already takes addresses as one does that is made for the move."""
+        bridge = journal.before.links[self.move.bridge]
+        self._calm(bridge.name, journal.before.sysctls[self.move.interface])
+        if not bridge.up:
+            self._must(_kernel.set_link(bridge.index, up=True), f"{bridge.name} cannot be switched on")
 
     def _calm(self, interface: str, like: t.Mapping[str, str]) -> None:
         """Have the interface take addresses as they are given, and IPv6 as the other one has it."""
@@ -258,11 +277,28 @@ class _Mover:
             self._calm(target.name, journal.before.sysctls[source.name])
         have = self.kernel.layer3({source.index, target.index})
         want = target_state(self.order, have, source, target)
-        messages = batch(have, want, self._master_messages())
+        if self.move.back:
+            have = self._announce(have, want, source, target)
+        messages = batch(have, want, self._master_messages(), links_last=self.move.back)
         answers = self.kernel.send(messages)
         _raise_refused(messages, answers)
         self._look_again(want, source, target)
         return want
+
+    def _announce(self, have: Layer3, want: Layer3, source: Interface, target: Interface) -> Layer3:
+        """Give the card its IPv6 addresses a moment before, since they work only when the kernel's worker has run.
+
+        On the way there the card goes on to hear what comes for them; on the way back the bridge is deaf at once.
+        """
+        there = {timed.address for timed in have.addresses}
+        arriving = [
+            timed
+            for timed in reversed(want.addresses)
+            if timed.address.family == AF_INET6 and timed.address not in there and timed.address.index == target.index
+        ]
+        self.kernel.send([timed.addition() for timed in arriving])
+        _kernel.await_addresses(target.name)
+        return self.kernel.layer3({source.index, target.index})
 
     def _look_again(self, want: Layer3, source: Interface, target: Interface) -> None:
         """Mend what the kernel made otherwise than was foreseen, until nothing is left to mend."""
@@ -285,11 +321,13 @@ class _Mover:
     def _settle(self, journal: Journal, want: Layer3) -> None:
         """The port has no IP of its own any more; the other one has the settings that the first one had."""
         source, target = self.move.source, self.move.target
-        had = journal.before.sysctls[source]
         _kernel.write_sysctls(source, {_kernel.ADDR_GEN_MODE: "1", _kernel.DISABLE_IPV6: "1"})
-        wanted = had if self.move.back else {key: had[key] for key in _kernel.IN_BETWEEN if key in had}
-        if self.move.back or journal.created:
-            _kernel.write_sysctls(target, wanted)
+        _kernel.await_addresses(target)
+        # A bridge that was there before keeps its own settings; any other target has those of the source.
+        before = journal.before.sysctls
+        had = before[source if self.move.back or journal.created else target]
+        kept = had if self.move.back else {key: had[key] for key in _kernel.IN_BETWEEN if key in had}
+        _kernel.write_sysctls(target, kept)
         cable = self.kernel.links().get(CABLE[0])
         if cable is not None and cable.kind == "veth":
             self.kernel.send([_kernel.delete_link(cable.index)])
@@ -304,6 +342,8 @@ class _Mover:
         loose = self.order.leased or bool(self.order.static)
         if self.order.leased:
             _await(lambda: not _missing(self.kernel.layer3(indices), want, loose=True), _LEASE_PATIENCE)
+        elif self.move.mode == "dhcp" and not self.move.back:
+            self._await_lease(target)
         missing = _missing(self.kernel.layer3(indices), want, loose=loose)
         if missing:
             raise SystemFailure(
@@ -322,6 +362,20 @@ class _Mover:
                 f"{self.move.interface} is {'still' if self.move.back else 'not'} a port of the bridge."
             )
         self._ask_gateways(target.name)
+
+    def _await_lease(self, target: Interface) -> None:
+        """A bridge that DHCP shall configure has a leased address, or nobody knows whether it will ever get one."""
+
+        def leased() -> bool:
+            return any(
+                timed.address.family == AF_INET and timed.lifetimes != Lifetimes()
+                for timed in self.kernel.layer3({target.index}).addresses
+            )
+
+        if not _await(leased, _LEASE_PATIENCE):
+            raise SystemFailure(
+                f"address_mode: dhcp, and no server gave {target.name} an address within {_LEASE_PATIENCE:g} seconds."
+            )
 
     def _left_on(self, source: Interface) -> str:
         """The first thing of layer 3 that is on the interface that is to have none."""
@@ -391,10 +445,6 @@ def _missing(have: Layer3, want: Layer3, *, loose: bool) -> list[Entry]:
         if not (isinstance(entry, Address) and (entry.index, entry.local) in there)
         and not (isinstance(entry, Route) and entry.group[:4] in destinations)
     ]
-
-
-def _is_default_of(interface: Interface, route: Route) -> bool:
-    return route.header[1] == 0 and bool(route.gateways) and route.indices == {interface.index}
 
 
 def _raise_refused(messages: t.Sequence[Message], answers: t.Sequence[t.Optional[Refusal]]) -> None:

@@ -171,10 +171,13 @@ class Uplink(Resource[UplinkState]):
             return False
         others = sorted(name for name, link in have.links.items() if link.master == bridge.name and name != card.name)
         if others and not want.force:
-            raise Refused(
+            problem = (
                 f"bridge {want.bridge} has other ports ({', '.join(others)}), which would lose their network. Remove "
                 "them first, or let go of them with force: true."
             )
+            if not self.check_mode:
+                raise Refused(problem)
+            self.warnings.append(f"Outside check mode this would be refused if it were still so then: {problem}")
         return True
 
     def _refuse(self, have: UplinkState) -> None:
@@ -186,7 +189,10 @@ class Uplink(Resource[UplinkState]):
             reasons += _preflight.refusals(facts, force=want.force)
             self.warnings += _preflight.warnings(facts)
             for mention in _mentions.find(want.interface, want.bridge):
-                (self.warnings if want.accept_risk else reasons).append(mention.sentence)
+                if want.accept_risk:
+                    self.warnings.append(f"accepted as a risk: {mention.where} {mention.consequence}: {mention.what}.")
+                else:
+                    reasons.append(mention.sentence)
         source = have.links[want.bridge if not want.present else want.interface]
         reasons += _unmovable(have.owned(source.index), source.name, have)
         leased = [timed for timed in have.owned(source.index).addresses if _is_leased(timed)]
@@ -196,6 +202,7 @@ class Uplink(Resource[UplinkState]):
                 "renews it: the address would end with its lease. Start the client under a manager, give "
                 "address_mode: static, or move it as it is with accept_risk: true."
             )
+        reasons += _dropped_defaults(want, have.owned(source.index), have)
         if (
             want.mode == "none"
             and want.present
@@ -375,6 +382,21 @@ def _unmovable(own: Layer3, name: str, have: UplinkState) -> list[str]:
     return reasons
 
 
+def _dropped_defaults(want: WantedUplink, own: Layer3, have: UplinkState) -> t.Iterator[str]:
+    """With C(address_mode: static) the default routes are those of C(gateway); none goes away unsaid."""
+    if not want.present or want.mode != "static":
+        return
+    given = {ipaddress.ip_address(gateway).version for gateway in want.gateways}
+    names = {link.index: link.name for link in have.links.values()}
+    for route in own.routes:
+        version = 6 if route.family == _entries.AF_INET6 else 4
+        if route.is_default and not route.is_advertised_default and version not in given:
+            yield (
+                f"gateway: address_mode: static without an IPv{version} gateway would take the route "
+                f"'{_words.route(route, names)}' from the host. Give the gateway, or take the route away first."
+            )
+
+
 def _sentences(order: _transaction.Order, have: UplinkState) -> t.Iterator[tuple[str, str, t.Any, t.Any]]:
     """Subject, sentence, before and after of each thing that the move does."""
     move = order.move
@@ -401,7 +423,9 @@ def _sentences(order: _transaction.Order, have: UplinkState) -> t.Iterator[tuple
         if static:
             yield (target, f"Give {target} {text}", None, text)
     for route in own.routes:
-        if not is_passing(route) or route.gateways:
+        if static and _transaction.is_replaced(order, route):
+            yield (source, f"Take the route '{_words.route(route, names)}' away, as gateway asks for", source, None)
+        elif not is_passing(route) or route.gateways:
             yield (source, f"Move the route '{_words.route(route, names)}' to {target}", source, target)
     for rule in own.rules:
         yield (source, f"Move the rule '{_words.rule(rule)}' to {target}", source, target)
@@ -516,6 +540,13 @@ def _with_files(state: UplinkState, changes: t.Sequence[Change]) -> UplinkState:
     return dataclasses.replace(state, files=tuple(after.get(file.path, file) for file in state.files))
 
 
+def _shown(file: WriteFile) -> list[str]:
+    """The lines of a file that everybody on the host may read; of another one, which may hold secrets, a checksum."""
+    if file.mode & 0o004:
+        return (file.content or "").splitlines()
+    return [f"SHA-256 {_record.digest(file.content)}"]
+
+
 def render(want: WantedUplink, manager: Manager, state: UplinkState) -> dict[str, dict[str, t.Any]]:
     """The uplink as plain data, under the bridge's name."""
     names = {link.index: link.name for link in state.links.values()}
@@ -523,7 +554,7 @@ def render(want: WantedUplink, manager: Manager, state: UplinkState) -> dict[str
         "interface": want.interface,
         "manager": manager.name,
         "exists": want.bridge in state.links,
-        "files": {file.path: file.content for file in state.files if file.content is not None},
+        "files": {file.path: _shown(file) for file in state.files if file.content is not None},
     }
     for key, name in (("", want.bridge), ("interface_", want.interface)):
         link = state.links.get(name)

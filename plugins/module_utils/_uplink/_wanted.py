@@ -74,12 +74,11 @@ def wanted(params: t.Mapping[str, t.Any]) -> WantedUplink:
     mode = params["address_mode"]
     addresses = tuple(_values.interface_address("addresses", text) for text in params["addresses"] or ())
     gateways = tuple(_host("gateway", text) for text in params["gateway"] or ())
-    if (mode == "static") != bool(addresses):
-        raise InvalidInput(
-            "addresses", params["addresses"], "goes with address_mode: static, which needs it, and with no other mode."
-        )
-    if gateways and mode != "static":
-        raise InvalidInput("gateway", params["gateway"], "goes with address_mode: static; the other modes keep theirs.")
+    if mode == "static" and not addresses and params["state"] == "present":
+        raise InvalidInput("address_mode", mode, "needs addresses, such as addresses: [192.0.2.10/24].")
+    for option in ("addresses", "gateway", "dns"):
+        if mode != "static" and params[option]:
+            raise InvalidInput(option, params[option], "goes with address_mode: static; the other modes keep theirs.")
     for gateway in gateways:
         if not any(ipaddress.ip_address(gateway) in address.network for address in addresses):
             raise InvalidInput("gateway", gateway, "is in no network of addresses; the host could not reach it.")
@@ -133,7 +132,10 @@ def _probe(values: t.Sequence[str]) -> t.Optional[tuple[str, ...]]:
         return None
     if list(values) == ["none"]:
         return ()
-    return tuple(_host("probe", text) for text in values)
+    try:
+        return tuple(str(ipaddress.ip_address(text)) for text in values)
+    except ValueError:
+        raise InvalidInput("probe", list(values), "is none of [gateway], [none], and a list of IP addresses.") from None
 
 
 def _timeout(seconds: float, *, stp: bool, forward_delay: float) -> float:

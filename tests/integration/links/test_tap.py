@@ -253,3 +253,11 @@ def test_many_taps_are_deleted_with_one_request(bridged: Host) -> None:
     assert len(traced.result["actions"]) == 40
     assert traced.log.count("RTM_DELLINK") == 1
     assert bridged.dump() == before
+
+
+def test_a_tap_that_is_to_go_needs_no_account(host: Host) -> None:
+    host.run("ip", "tuntap", "add", "tap9", "mode", "tap")
+    result = host.converge("tap_device", {"name": "tap9", "owner": "nobody-there", "state": "absent", "force": True})
+    assert result["changed"]
+    assert host.link("tap9") is None
+    assert "nobody-there" in host.refuse("tap_device", {"name": "tap9", "owner": "nobody-there"})

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
 import typing as t
 
@@ -218,9 +219,34 @@ def test_the_bridge_stays_while_guests_are_on_it(plain: Host) -> None:
     plain.run("sh", "-c", "ip tuntap add tap0 mode tap; ip link set tap0 master br0")
     message = plain.refuse("bridge_uplink", options(transaction=identity(), state="absent"))
     assert "tap0" in message
+    # In check mode an earlier task may only have pretended to remove it.
+    assert plain.converge("bridge_uplink", options(state="absent"), check=True)["changed"]
     move(plain, state="absent", force=True)
     assert plain.link("br0") is None
     assert plain.addresses("eth0")[:1] == [f"{ADDRESS}/24"]
+
+
+@pytest.mark.one_interpreter
+def test_what_not_everybody_may_read_is_not_shown(plain: Host) -> None:
+    """A profile may hold a key; its checksum is enough to see that it changes."""
+    record = {
+        "bridge": "br0",
+        "interface": "eth0",
+        "network": "br0",
+        "created": True,
+        "files": [
+            {"before": {"path": "/run/secret", "content": "psk=SECRET\n", "mode": 0o600}, "digest": None},
+            {"before": {"path": "/run/open", "content": "one\ntwo\n", "mode": 0o644}, "digest": None},
+        ],
+    }
+    move(plain)
+    script = "cat > /var/lib/labspan/uplink/br0.json; install -m 600 /dev/null /run/secret; touch /run/open"
+    plain.run("sh", "-c", script, stdin=json.dumps(record))
+    plain.run("sh", "-c", "echo psk=SECRET2 > /run/secret; echo one > /run/open")
+    shown = plain.converge("bridge_uplink", options(state="absent"), check=True)
+    assert "SECRET" not in json.dumps(shown)
+    assert shown["diff"]["after"]["uplinks"]["br0"]["files"]["/run/open"] == ["one", "two"]
+    assert "Bring back /run/secret" in shown["actions"]
 
 
 @pytest.mark.parametrize(
@@ -231,6 +257,9 @@ def test_the_bridge_stays_while_guests_are_on_it(plain: Host) -> None:
         ({"addresses": ["192.0.2.20/24"]}, "addresses"),
         ({"address_mode": "static"}, "addresses"),
         ({"address_mode": "none"}, "address_mode: none"),
+        ({"address_mode": "static", "addresses": ["192.0.2.20/24"], "gateway": ["192.0.2.1"]}, "IPv6 gateway"),
+        ({"dns": ["192.0.2.1"]}, "dns"),
+        ({"probe": ["foo"]}, "probe"),
         ({"confirm_timeout": 1}, "confirm_timeout"),
         ({"stp": True, "confirm_timeout": 30}, "confirm_timeout"),
         ({"persistent": True}, "persistent"),

@@ -139,8 +139,6 @@ KINDS = {
         "systemd-networkd", _PLAN, "network:\n  version: 2\n  ethernets:\n    eth0:\n      dhcp4: true\n", 0o600
     ),
 }
-# With 'source interfaces.d/*', ifupdown reads what is left there of a file that was not written to its end.
-_LEFT = pytest.mark.xfail(strict=True, reason="the name of a file that is being written matches interfaces.d/*")
 # A .netdev alone makes a bridge that is down, which the next run finds and leaves so. And where only files had to be
 # brought back, networkd goes on with those that it has read, and gives the next bridge of the name its addresses.
 _STALE = pytest.mark.xfail(
@@ -153,12 +151,8 @@ def _name(name: str, *, every_day: bool) -> t.Any:
     return pytest.param(name, marks=() if every_day else pytest.mark.slow)
 
 
-def _leaving(name: str) -> t.Any:
-    return pytest.param(name, marks=_LEFT if name == "ifupdown-static" else ())
-
-
 def _through_all(name: str) -> t.Any:
-    return pytest.param(name, marks=_STALE) if name.startswith("networkd") else _leaving(name)
+    return pytest.param(name, marks=_STALE) if name.startswith("networkd") else name
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +265,7 @@ def test_before_the_confirmation(python_path: pathlib.Path, lan: Lan, ssh: Ssh, 
         host.converge()
 
 
-@pytest.mark.parametrize("name", [_leaving(name) for name in EVERY_DAY])
+@pytest.mark.parametrize("name", EVERY_DAY)
 def test_in_the_middle_of_the_files(python_path: pathlib.Path, lan: Lan, ssh: Ssh, name: str) -> None:
     with subject(python_path, lan, ssh, KINDS[name]) as host:
         assert host.confirm_dying("in", 2)
