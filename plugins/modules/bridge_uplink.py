@@ -63,8 +63,10 @@ options:
     description:
       - "V(move): the bridge gets all that the card has. When a DHCP client runs the card, the client goes on on the bridge
         with the same lease and the same identity, so that the address stays."
-      - "V(dhcp): as V(move), and the bridge is configured by DHCP even if the card was not."
-      - "V(static): the bridge gets O(addresses) and O(gateway) instead of the card's addresses; all else moves."
+      - "V(dhcp): as V(move), and the bridge is configured by DHCP even if the card was not. Unless a server gives it an
+        address within 30 seconds, all goes back. From the next boot on it has what DHCP and router advertisements give."
+      - "V(static): the bridge gets O(addresses) and O(gateway) instead of the card's addresses and default routes; all
+        else moves. Refused when the card has a default route of a family for which no O(gateway) is given."
       - "V(none): the host has no address on this LAN but its IPv6 link-local one; refused when the card has any other."
     type: str
     choices: [move, dhcp, static, none]
@@ -298,7 +300,9 @@ uplink:
       elements: str
       sample: []
     files:
-      description: The files of the manager's configuration that belong to the uplink, with all of their content.
+      description:
+        - The files of the manager's configuration that belong to the uplink, each with its lines. Of a file that not
+          everybody on the host may read, which may hold secrets, only a checksum is shown.
       type: dict
       sample: {}
 """

@@ -121,6 +121,7 @@ def _gateways_answer(journal: Journal) -> bool:
 
 
 def _go_back(transaction: Transaction, reason: str, end: _Order) -> None:
+    print(f"Going back: {reason}", flush=True)  # to the journal of the host, or the log
     for _attempt in range(_ATTEMPTS):
         try:
             _putback.stop_mover(transaction.read())
