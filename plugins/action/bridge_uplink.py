@@ -162,7 +162,7 @@ class ActionModule(ActionBase):
                 continue
             ended = self._ended(answer, begun, unknown_is_final=not lost or time.monotonic() - began > START_PATIENCE)
             if ended is not None:
-                return ended
+                return _with_attempt(ended, seen)
             seen = _sentence(answer)
             silence(NoAnswer(seen))
         spent = time.monotonic() - began
@@ -409,6 +409,13 @@ def _reason(answer: Result) -> str:
     """Why it went back, as a sentence that says first that it did."""
     reason = str(answer.get("reason") or _sentence(answer)).strip()
     return reason if reason.startswith(ROLLED_BACK) else f"{ROLLED_BACK}: {reason}"
+
+
+def _with_attempt(ended: Result, seen: str) -> Result:
+    """The result of a move that went back, with what had kept the controller out until then."""
+    if _phase(ended) != ROLLED_BACK or not seen:
+        return ended
+    return {**ended, "msg": f"{ended['msg'].rstrip()} The controller's last attempt before that: {_stripped(seen)}."}
 
 
 def _sentence(answer: Result) -> str:
