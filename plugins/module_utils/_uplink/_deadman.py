@@ -121,7 +121,9 @@ def _gateways_answer(journal: Journal) -> bool:
 
 
 def _go_back(transaction: Transaction, reason: str, end: _Order) -> None:
-    print(f"Going back: {reason}", flush=True)  # to the journal of the host, or the log
+    with contextlib.suppress(OSError):  # to the journal of the host, or the log
+        sys.stdout.write(f"Going back: {reason}\n")
+        sys.stdout.flush()
     for _attempt in range(_ATTEMPTS):
         try:
             _putback.stop_mover(transaction.read())
