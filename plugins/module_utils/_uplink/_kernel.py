@@ -130,6 +130,10 @@ class Kernel:
     def _bodies(self, what: str, kind: int, request: bytes) -> list[bytes]:
         return [message[HEADER.size :] for message in self.wire.dump(what, kind, request)]
 
+    def _of_family(self, family: int, what: str, kind: int) -> list[bytes]:
+        """Those of one family: a kernel that runs without IPv6 answers the question for it with all that it has."""
+        return [body for body in self._bodies(what, kind, bytes([family]) + bytes(11)) if body[0] == family]
+
     def _neighbours(self) -> list[bytes]:
         plain = struct.pack("=BxxxiHBB", 0, 0, 0, 0, 0)
         proxied = struct.pack("=BxxxiHBB", 0, 0, 0, _entries.NTF_PROXY, 0)
@@ -138,8 +142,7 @@ class Kernel:
 
     def _routes(self) -> t.Iterator[Route]:
         for family in (AF_INET, AF_INET6):
-            request = bytes([family]) + bytes(11)
-            for body in self._bodies("routes", _entries.RTM_GETROUTE, request):
+            for body in self._of_family(family, "routes", _entries.RTM_GETROUTE):
                 if struct.unpack_from("=I", body, 8)[0] & _RTM_F_CLONED:
                     continue
                 route = _entries.parse_route(body)
@@ -148,7 +151,7 @@ class Kernel:
 
     def _rules(self) -> t.Iterator[Rule]:
         for family in (AF_INET, AF_INET6):
-            for body in self._bodies("rules", _entries.RTM_GETRULE, bytes([family]) + bytes(11)):
+            for body in self._of_family(family, "rules", _entries.RTM_GETRULE):
                 yield _entries.parse_rule(body)
 
     def snapshot(self, *names: str) -> Snapshot:
