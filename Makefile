@@ -54,8 +54,8 @@ clean: ## Take down the quickstart's lab
 test: ## Run all checks, cheapest first: set-up, lint, unit, integration, molecule
 	@for step in setup lint unit integration molecule; do \
 		$(MAKE) "$$step"; \
-	done
-	@printf '\nAll checks passed in %d minutes.\n' "$$(( SECONDS / 60 ))"
+	done; \
+	printf '\nAll checks passed in %d minutes.\n' "$$(( SECONDS / 60 ))"
 
 .PHONY: test-all
 test-all: test sweeps sanity-all benchmark ## Run everything there is: the long sweeps, every ansible-core's sanity tests, the benchmark
