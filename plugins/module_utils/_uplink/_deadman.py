@@ -113,9 +113,8 @@ def _target(journal: Journal) -> str:
 
 def _gateways_answer(journal: Journal) -> bool:
     """Whether any of them does; true also when they cannot be asked, which proves nothing."""
-    sources = {gateway: source for gateway, source in journal.gateways.items() if source}
     try:
-        return bool(_reach.answers(_target(journal), list(journal.gateways), sources=sources, timeout=1.0))
+        return bool(_reach.answers(_target(journal), journal.gateways, sources=journal.gateways, timeout=1.0))
     except OSError:
         return True
 

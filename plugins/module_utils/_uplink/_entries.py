@@ -59,7 +59,7 @@ LOCAL_TABLE = 255
 _MAIN_TABLE = 254
 _RTN_UNICAST = 1
 _RTPROT_STATIC = 4
-_RTPROT_RA = 9
+RTPROT_RA = 9
 #: IP6_RT_PRIO_USER (linux/ipv6_route.h): what a route gets that names no metric.
 _IPV6_METRIC = 1024
 _ONLINK = 0x4
@@ -296,11 +296,6 @@ class Route(Entry):
         return self.header[5]
 
     @property
-    def scope(self) -> int:
-        """How far it reaches: the larger the number, the nearer."""
-        return self.header[6]
-
-    @property
     def type(self) -> int:
         """Unicast, local, ... (rtm_type)."""
         return self.header[7]
@@ -343,7 +338,7 @@ class Route(Entry):
     @property
     def is_advertised_default(self) -> bool:
         """Whether a router's advertisement made it (RFC 4861, section 6.3.4)."""
-        return self.protocol == _RTPROT_RA and self.family == AF_INET6 and self.is_default
+        return self.protocol == RTPROT_RA and self.family == AF_INET6 and self.is_default
 
     @property
     def metric(self) -> int:
@@ -448,7 +443,7 @@ def parse_route(message: bytes) -> Route:
             expires = _EXPIRES.unpack_from(value)[2]
             if expires > 0 and fields[0] == AF_INET6:
                 kept.append((RTA_EXPIRES, _U32.pack(max(expires // 100, 1))))
-        elif kind == RTA_NH_ID and fields[5] == _RTPROT_RA:
+        elif kind == RTA_NH_ID and fields[5] == RTPROT_RA:
             continue  # systemd-networkd's, for a router that it heard; the gateway and the interface are told as well
         elif kind != RTA_EXPIRES:
             kept.append((kind, value))

@@ -21,6 +21,7 @@ import typing as t
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._entries import (
     AF_INET6,
     RTPROT_KERNEL,
+    RTPROT_RA,
     Address,
     Entry,
     Interface,
@@ -31,7 +32,6 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._entries imp
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._wire import Message
 
-_RTPROT_RA = 9
 _RTPROT_DHCP = 16
 
 
@@ -280,4 +280,4 @@ def _group_changes(had: t.Sequence[Route], wanted: t.Sequence[Route]) -> t.Itera
 
 def is_passing(route: Route) -> bool:
     """Whether the kernel, router advertisements or a lease make and unmake the route, rather than people."""
-    return route.protocol in (RTPROT_KERNEL, _RTPROT_RA, _RTPROT_DHCP)
+    return route.protocol in (RTPROT_KERNEL, RTPROT_RA, _RTPROT_DHCP)

@@ -81,7 +81,7 @@ def restore(kernel: Kernel, journal: Journal) -> list[str]:
     card = before.links[journal.interface]
     if links.get(card.name) is None or links[card.name].index != card.index:
         return [f"The network card {card.name} is gone; there is nothing to put its addresses on."]
-    _remove_cable(kernel, links)
+    remove_cable(kernel, links)
     _calm(before, links)
     kernel.send([*_restored_links(before, links, to_up=True)])
     _converge(kernel, before, journal)
@@ -104,7 +104,8 @@ def _of(layer3: Layer3, index: int) -> Layer3:
     return Layer3(routes=tuple(route for route in layer3.routes if index in route.indices))
 
 
-def _remove_cable(kernel: Kernel, links: t.Mapping[str, Link]) -> None:
+def remove_cable(kernel: Kernel, links: t.Mapping[str, Link]) -> None:
+    """Take away the cable that gave a new bridge its carrier, if it is there still."""
     cable = links.get(CABLE[0])
     if cable is not None and cable.kind == "veth":
         kernel.send([_kernel.delete_link(cable.index)])

@@ -180,7 +180,9 @@ def solicit_routers(interface: str, source: str) -> None:
         wire.send(ethernet + header + message)
 
 
-def answers(interface: str, gateways: t.Sequence[str], *, sources: t.Mapping[str, str], timeout: float) -> set[str]:
+def answers(
+    interface: str, gateways: t.Iterable[str], *, sources: t.Mapping[str, t.Optional[str]], timeout: float
+) -> set[str]:
     """Those of the gateways that answer over this interface within C(timeout) seconds, all asked at once.
 
     C(sources) has the host's address for each gateway. One that it lacks is asked for as by a host that has no address

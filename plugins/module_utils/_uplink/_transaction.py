@@ -328,9 +328,7 @@ class _Mover:
         had = before[source if self.move.back or journal.created else target]
         kept = had if self.move.back else {key: had[key] for key in _kernel.IN_BETWEEN if key in had}
         _kernel.write_sysctls(target, kept)
-        cable = self.kernel.links().get(CABLE[0])
-        if cable is not None and cable.kind == "veth":
-            self.kernel.send([_kernel.delete_link(cable.index)])
+        _putback.remove_cable(self.kernel, self.kernel.links())
         ends = self._ends()
         _routers.hear(self.kernel, target, ends[1].index, want)
         self._look_again(want, *ends)
@@ -390,9 +388,8 @@ class _Mover:
 
     def _ask_gateways(self, target: str) -> None:
         gateways = self.order.gateways
-        sources = {gateway: source for gateway, source in gateways.items() if source}
         patience = _GATEWAY_PATIENCE + self._listening()
-        silent = set(gateways) - _reach.answers(target, list(gateways), sources=sources, timeout=patience)
+        silent = set(gateways) - _reach.answers(target, gateways, sources=gateways, timeout=patience)
         if silent:
             raise SystemFailure(
                 f"{', '.join(sorted(silent))} answered on {self.move.source} before and does not answer on {target}."

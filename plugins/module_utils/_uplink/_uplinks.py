@@ -138,8 +138,7 @@ class Uplink(Resource[UplinkState]):
         if self._recovered and not self._moved:
             changes.append(Done("recovery", self._recovered, None, None))
         move = self._plan_move(have)
-        if move or not self._moved:
-            changes += move
+        changes += move
         if self._moved or (move and not self.check_mode):
             return changes  # what is on the disk follows the confirmation
         return [*changes, *rest_of_plan(self.want, self.manager, have)]
@@ -212,7 +211,7 @@ class Uplink(Resource[UplinkState]):
                 f"address_mode: none would take {_words.address(have.owned(source.index).addresses[0])} from the host; "
                 f"no address is dropped. Remove the addresses of {source.name} first, or give another mode."
             )
-        refusal = self.manager.refusal(self._move(have), persistent=want.persistent)
+        refusal = self.manager.refusal(move_of(self.want, have), persistent=want.persistent)
         if refusal:
             reasons.append(refusal)
         if reasons:
@@ -220,9 +219,6 @@ class Uplink(Resource[UplinkState]):
                 f"{want.interface} is not moved {'to' if want.present else 'from'} {want.bridge}: {' '.join(reasons)}",
                 refusals=reasons,
             )
-
-    def _move(self, have: UplinkState) -> Move:
-        return move_of(self.want, have)
 
     def _make_order(self, have: UplinkState) -> _transaction.Order:
         want = self.want
@@ -236,7 +232,7 @@ class Uplink(Resource[UplinkState]):
                 "may not live on. The confirmation is made over a new one all the same."
             )
         return _transaction.Order(
-            move=self._move(have),
+            move=move_of(self.want, have),
             manager=self.manager,
             alias=_links.alias_of(want.network),
             gateways=self._gateways(have, source),
