@@ -31,6 +31,7 @@ PACKAGES = {
     "netplan": "netplan.io",
     "nft": "nftables",
     "qemu-img": "qemu-utils",
+    "systemctl": "systemd",
 }
 
 # sbin is not on the PATH of every account that Ansible logs in to.
