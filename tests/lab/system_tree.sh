@@ -4,8 +4,10 @@
 #
 # system_tree.sh OUTPUT: the Debian tree that all system hosts lie over, at OUTPUT/tree. It is this machine's own release,
 # from the machine's own apt sources. Every manager of networks is installed and none is enabled: a host says which it has.
+# What guests need is there, too.
 #
-# It is made anew when this file has changed. Needs root, mmdebstrap, and 400 MB.
+# It is made anew, beside the old one, when this file has changed. Hosts that run on the old one keep it until the next
+# time. Needs root, mmdebstrap, and 800 MB.
 
 set -euo pipefail
 
@@ -23,6 +25,8 @@ packages=(
     nftables iptables ufw firewalld
     # tools
     openssh-server dnsmasq-base conntrack iproute2 iputils-ping procps socat ethtool
+    # guests
+    qemu-system-x86 qemu-utils genisoimage ovmf swtpm swtpm-tools
 )
 
 disabled=(
@@ -51,7 +55,7 @@ exec 9>"$output/lock"
 flock 9
 
 recipe="$VERSION_CODENAME $(sha256sum <"${BASH_SOURCE[0]}")"
-if [ "$(cat "$output/recipe" 2>/dev/null)" = "$recipe" ]; then
+if [ "$(cat "$output/made_from" 2>/dev/null)" = "$recipe" ]; then
     exit 0
 fi
 
@@ -61,8 +65,8 @@ fi
     exit 1
 }
 
-say "making $output/tree ($ID $VERSION_CODENAME), which takes about a minute"
-rm -rf "$output/recipe" "$output/tree" "$output/new"
+say "making $output/tree ($ID $VERSION_CODENAME), which takes a minute or two"
+rm -rf "$output/new" "$output/old"
 
 arguments=(--mode=root --variant=minbase --format=directory --include="${packages[*]}")
 for directory in doc man locale info lintian; do
@@ -89,5 +93,9 @@ mkdir -p "$output/new/var/log/journal"
 rm -f "$output/new/etc/hostname" "$output/new/etc/resolv.conf" "$output/new"/var/lib/systemd/random-seed
 : >"$output/new/etc/machine-id"
 
+rm -f "$output/made_from"
+if [ -e "$output/tree" ]; then
+    mv "$output/tree" "$output/old"
+fi
 mv "$output/new" "$output/tree"
-printf '%s\n' "$recipe" >"$output/recipe"
+printf '%s\n' "$recipe" >"$output/made_from"
