@@ -12,7 +12,13 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, is_q35
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import (
+    SYSTEMD,
+    Disk,
+    GuestSpec,
+    Nic,
+    is_q35,
+)
 
 _FIRST_DESCRIPTOR = 3
 
@@ -21,9 +27,10 @@ PAUSED = "-S"
 
 @dataclasses.dataclass(frozen=True)
 class Descriptors:
-    """The numbers under which QEMU finds what is opened for it.
+    """The numbers under which QEMU finds what is opened for it when it is started by us.
 
-    QEMU runs without privileges: it may neither open the taps, nor make sockets where root keeps its files.
+    QEMU runs without privileges: it may neither open the taps, nor make sockets where root keeps its files. When
+    systemd starts it, nobody can hand it anything: the taps belong to its account, and so does its runtime directory.
     """
 
     qmp: int
@@ -55,9 +62,39 @@ def is_guest(argv: t.Sequence[str], name: str) -> bool:
     return any(word == "-name" and value == title(name) for word, value in zip(argv, argv[1:]))
 
 
-def command_line(spec: GuestSpec, *, program: str, accelerator: str) -> list[str]:
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """How what QEMU does not make itself is called on its command line: by number, or by name."""
+
+    numbers: t.Optional[Descriptors]
+    """None when systemd starts QEMU."""
+
+    def socket(self, identity: str, number: t.Optional[int], path: str, **more: str) -> str:
+        """A listening socket as a character device."""
+        where = {"path": path} if self.numbers is None else {"fd": str(number)}
+        return _options("socket", id=identity, **where, server="on", wait="off", **more)
+
+    def tap(self, nic: Nic, identity: str) -> str:
+        """The host's end of a NIC that is on a tap."""
+        tap = str(nic.tap)
+        if self.numbers is None:
+            queues = {"queues": nic.queues} if nic.queues > 1 else {}
+            return _options("tap", id=identity, ifname=tap, script="no", downscript="no", **queues)
+        opened = self.numbers.taps[tap]
+        if nic.queues == 1:
+            return _options("tap", id=identity, fd=opened[0])
+        return _options("tap", id=identity, fds=":".join(map(str, opened)))
+
+
+def launch(spec: GuestSpec, manager: str) -> Launch:
+    """The way that this manager of services starts the guest."""
+    return Launch(None if manager == SYSTEMD else descriptors(spec))
+
+
+def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: str = "none") -> list[str]:
     """The words that start the guest."""
-    numbers = descriptors(spec)
+    ways = launch(spec, manager)
+    numbers = ways.numbers
     places = Places(spec.name)
     argv = [program, "-name", title(spec.name), "-nodefaults", "-no-user-config", "-msg", "timestamp=on"]
     if spec.sandbox:
@@ -65,18 +102,20 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str) -> list[str
     argv += ["-machine", spec.machine, "-accel", accelerator]
     argv += ["-cpu", spec.cpu_model or ("host" if accelerator == "kvm" else "max")]
     argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory}M"]
-    argv += ["-chardev", _options("socket", id="qmp", fd=numbers.qmp, server="on", wait="off")]
+    argv += ["-chardev", ways.socket("qmp", numbers and numbers.qmp, places.qmp_socket)]
     argv += ["-mon", "chardev=qmp,mode=control"]
-    if numbers.console is not None:
-        socket = {"fd": str(numbers.console), "server": "on", "wait": "off"}
+    if numbers is None:
+        argv += ["-chardev", _options("pipe", id="power", path=places.power), "-mon", "chardev=power,mode=control"]
+    if spec.console:
         log = {"logfile": places.console_log, "logappend": "on"}
-        argv += ["-chardev", _options("socket", id="console", **socket, **log), "-serial", "chardev:console"]
+        argv += ["-chardev", ways.socket("console", numbers and numbers.console, places.console_socket, **log)]
+        argv += ["-serial", "chardev:console"]
     argv += _display(spec, places)
     argv += _kernel(spec)
     boot_indexes = _boot_indexes(spec)
     argv += _disks(spec, boot_indexes)
     for index, nic in enumerate(spec.nics):
-        argv += _nic(index, nic, numbers, boot_indexes)
+        argv += _nic(index, nic, ways, boot_indexes)
     return [*argv, *spec.extra_args]
 
 
@@ -158,14 +197,9 @@ def _place(spec: GuestSpec, bus: str, used: dict[str, int]) -> tuple[str, dict[s
     return "ide-hd", {"bus": f"ide.{number // 2}", "unit": number % 2}
 
 
-def _nic(index: int, nic: Nic, numbers: Descriptors, boot_indexes: t.Mapping[str, int]) -> list[str]:
+def _nic(index: int, nic: Nic, ways: Launch, boot_indexes: t.Mapping[str, int]) -> list[str]:
     netdev, device = f"net{index}", f"nic{index}"
-    if nic.tap is None:
-        backend = _options("user", id=netdev)
-    elif nic.queues == 1:
-        backend = _options("tap", id=netdev, fd=numbers.taps[nic.tap][0])
-    else:
-        backend = _options("tap", id=netdev, fds=":".join(map(str, numbers.taps[nic.tap])))
+    backend = _options("user", id=netdev) if nic.tap is None else ways.tap(nic, netdev)
     options: dict[str, t.Union[str, int]] = {"netdev": netdev, "id": device, "mac": nic.mac}
     if nic.queues > 1:
         options.update(mq="on", vectors=2 * nic.queues + 2)

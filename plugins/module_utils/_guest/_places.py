@@ -64,6 +64,11 @@ class Places:
         return os.path.join(self.runtime, "console.sock")
 
     @property
+    def power(self) -> str:
+        """The pipes C(power.in) and C(power.out) by which a shell presses the power button; with systemd only."""
+        return os.path.join(self.runtime, "power")
+
+    @property
     def display(self) -> str:
         """QEMU makes the socket of VNC itself: the one directory that its account can write to."""
         return os.path.join(self.runtime, "display")

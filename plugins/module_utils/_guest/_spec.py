@@ -26,6 +26,10 @@ MACHINES = {"x86_64": "q35", "i386": "q35", "aarch64": "virt", "arm": "virt", "r
 MODELS = ("virtio-net-pci", "virtio-net", "e1000", "e1000e", "rtl8139", "vmxnet3")
 BUSES = ("virtio", "ide", "sata", "scsi", "nvme")
 FORMATS = ("qcow2", "raw")
+
+#: Who starts QEMU, and again after a boot: systemd, or nobody but us.
+SYSTEMD = "systemd"
+NONE = "none"
 BASE_FORMATS = ("qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc")
 
 #: Disks that the built-in controllers take: two IDE channels on pc, six AHCI ports on q35 and on our own controller.
@@ -101,6 +105,9 @@ class GuestSpec:
     extra_args: tuple[str, ...] = ()
     network: t.Optional[str] = None
     """Whose the taps are that are made for the guest."""
+    service_manager: str = "auto"
+    autostart: bool = True
+    """With systemd, whether it starts when the host boots."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +185,7 @@ def wish(options: Options, *, identity: str) -> Wish:
     for option, reader in _READERS.items():
         if options.get(option) is not None:
             given[option] = reader(option, options[option])
-    for option in ("cpus", "accelerator", "console", "display", "sandbox"):
+    for option in ("cpus", "accelerator", "console", "display", "sandbox", "service_manager", "autostart"):
         if options.get(option) is not None:
             given[option] = options[option]
     if given.get("cpus", 1) < 1:

@@ -39,6 +39,8 @@ class Definition:
     accelerator: str
     """The one that C(auto) came to; empty while it has never been needed."""
     argv: tuple[str, ...]
+    manager: str = "none"
+    """Who starts it: C(systemd) or C(none)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,7 +318,7 @@ def differences(defined: Definition, wanted: GuestSpec) -> list[str]:
     spec = defined.spec
     found = []
     for field in dataclasses.fields(GuestSpec):
-        if field.name in ("disks", "nics", "accelerator", "network"):
+        if field.name in ("disks", "nics", "accelerator", "network", "service_manager", "autostart"):
             continue
         before, after = getattr(spec, field.name), getattr(wanted, field.name)
         if before != after:

@@ -35,7 +35,7 @@ def read_definition(name: str) -> t.Optional[Definition]:
         return None
     try:
         spec = _spec.from_data(stored["spec"])
-        return Definition(spec, str(stored["accelerator"]), tuple(stored["argv"]))
+        return Definition(spec, str(stored["accelerator"]), tuple(stored["argv"]), stored.get("manager", _spec.NONE))
     except (TypeError, KeyError, ValueError):
         return None
 
@@ -52,6 +52,7 @@ def write_definition(name: str, definition: t.Optional[Definition]) -> None:
         "spec": _spec.to_data(definition.spec),
         "accelerator": definition.accelerator,
         "argv": list(definition.argv),
+        "manager": definition.manager,
     }
     _write_json(places.definition, data)
 

@@ -69,6 +69,14 @@ def test_the_command_line_is_the_golden_one(name: str, request: pytest.FixtureRe
     assert lines == (GOLDEN / f"{name}.txt").read_text(encoding="utf-8")
 
 
+def test_what_systemd_starts_is_told_names_because_nobody_can_hand_it_anything() -> None:
+    spec, accelerator = SPECS["queues_and_screen"]
+    program = "/usr/bin/qemu-system-x86_64"
+    argv = _argv.command_line(spec, program=program, accelerator=accelerator, manager="systemd")
+    lines = "".join(f"{shlex.quote(word)}\n" for word in argv)
+    assert lines == (GOLDEN / "systemd.txt").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("name", SPECS)
 def test_every_descriptor_has_one_number_of_its_own(name: str) -> None:
     numbers = _argv.descriptors(SPECS[name][0])
