@@ -69,9 +69,9 @@ class Launch:
     numbers: t.Optional[Descriptors]
     """None when systemd starts QEMU."""
 
-    def socket(self, identity: str, number: t.Optional[int], path: str, **more: str) -> str:
-        """A listening socket as a character device."""
-        where = {"path": path} if self.numbers is None else {"fd": str(number)}
+    def socket(self, identity: str, path: str, **more: str) -> str:
+        """A listening socket as a character device; C(identity) is also what its number is called in Descriptors."""
+        where = {"path": path} if self.numbers is None else {"fd": str(getattr(self.numbers, identity))}
         return _options("socket", id=identity, **where, server="on", wait="off", **more)
 
     def tap(self, nic: Nic, identity: str) -> str:
@@ -94,7 +94,6 @@ def launch(spec: GuestSpec, manager: str) -> Launch:
 def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: str = "none") -> list[str]:
     """The words that start the guest."""
     ways = launch(spec, manager)
-    numbers = ways.numbers
     places = Places(spec.name)
     argv = [program, "-name", title(spec.name), "-nodefaults", "-no-user-config", "-msg", "timestamp=on"]
     if spec.sandbox:
@@ -102,13 +101,13 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
     argv += ["-machine", spec.machine, "-accel", accelerator]
     argv += ["-cpu", spec.cpu_model or ("host" if accelerator == "kvm" else "max")]
     argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory}M"]
-    argv += ["-chardev", ways.socket("qmp", numbers and numbers.qmp, places.qmp_socket)]
+    argv += ["-chardev", ways.socket("qmp", places.qmp_socket)]
     argv += ["-mon", "chardev=qmp,mode=control"]
-    if numbers is None:
+    if ways.numbers is None:
         argv += ["-chardev", _options("pipe", id="power", path=places.power), "-mon", "chardev=power,mode=control"]
     if spec.console:
         log = {"logfile": places.console_log, "logappend": "on"}
-        argv += ["-chardev", ways.socket("console", numbers and numbers.console, places.console_socket, **log)]
+        argv += ["-chardev", ways.socket("console", places.console_socket, **log)]
         argv += ["-serial", "chardev:console"]
     argv += _display(spec, places)
     argv += _kernel(spec)
