@@ -18,8 +18,8 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _tun
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _disks
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import Image
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _disks, _images
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import STATE_ROOT
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec
 from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Link
@@ -177,14 +177,14 @@ def disk_problems(spec: GuestSpec, disk: Disk, image: t.Optional[Image], *, runn
     """Why a disk cannot be made or used."""
     if image is not None:
         problems = _disks.existing_problems(disk, image)
-        if not problems and not running and not disk.read_only and _disks.is_open(disk.path):
+        if not problems and not running and not disk.read_only and _images.is_open(disk.path):
             problems.append(
-                f"the disk {disk.path} of guest {spec.name} is open in another QEMU. Stop that one first, or name "
-                "another disk."
+                f"the disk {disk.path} of guest {spec.name} is open in another QEMU: {_images.holder(disk.path)}. Stop "
+                "that one first, or name another disk."
             )
         if not problems and not running:
             try:
-                _disks.chain(disk.path)
+                _images.chain(disk.path, _images.bounds(disk, spec.name))
             except LabspanError as error:
                 problems.append(str(error))
         return problems
@@ -193,7 +193,7 @@ def disk_problems(spec: GuestSpec, disk: Disk, image: t.Optional[Image], *, runn
             f"the disk {disk.path} of guest {spec.name} does not exist. Give its size, or a base_image, to have it "
             "made, or correct the path."
         ]
-    problems = _disks.base_problems(disk)
+    problems = _disks.base_problems(disk, spec.name)
     if disk.format != "raw" and _deps.find_program("qemu-img") is None:
         problems.append(
             f"the program qemu-img is needed to make the disk {disk.path} and is not on the managed host. Install the "
@@ -233,7 +233,7 @@ def access_problems(spec: GuestSpec, images: t.Mapping[str, Image], account: Acc
     for disk in spec.disks:
         if disk.path in images:
             needed[disk.path] = os.R_OK if disk.read_only else os.R_OK | os.W_OK
-        for image in _readable_chain(disk.path if disk.path in images else disk.base_image):
+        for image in _readable_chain(disk, spec.name, existing=disk.path in images):
             needed.setdefault(image, os.R_OK)
     problems = []
     for path, blocked in _try_as(account, needed).items():
@@ -246,11 +246,12 @@ def access_problems(spec: GuestSpec, images: t.Mapping[str, Image], account: Acc
     return problems
 
 
-def _readable_chain(path: t.Optional[str]) -> list[str]:
+def _readable_chain(disk: Disk, guest: str, *, existing: bool) -> list[str]:
+    path = disk.path if existing else disk.base_image
     if path is None:
         return []
     try:
-        return [image.path for image in _disks.chain(path)]
+        return [image.path for image in _images.chain(path, _images.bounds(disk, guest))]
     except LabspanError:
         return []
 

@@ -17,6 +17,8 @@ import os
 
 STATE_ROOT = "/var/lib/labspan/guests"
 RUNTIME_ROOT = "/run/labspan/guests"
+#: Images that were downloaded, once for all guests of the host.
+IMAGE_ROOT = "/var/lib/labspan/images"
 ACCELERATOR_MEMORY = "/run/labspan/accelerator.json"
 
 

@@ -12,7 +12,8 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import Image, MadeDisk
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process

@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _disks, _qmp, _spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _images, _qmp, _spec
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import UNKNOWN, Definition, GuestState
@@ -121,7 +121,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
     definition = read_definition(name)
     process = processes.find(name)
     paths = {*disk_paths, *(disk.path for disk in definition.spec.disks)} if definition else set(disk_paths)
-    images = {path: image for path in sorted(paths) for image in [_disks.inspect(path)] if image is not None}
+    images = {path: image for path in sorted(paths) for image in [_images.inspect(path)] if image is not None}
     return GuestState(
         definition=definition,
         process=process,

@@ -9,7 +9,8 @@ import typing as t
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _state
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import Image, MadeDisk
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Want
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
