@@ -175,6 +175,12 @@ options:
             is kept in C(/var/lib/labspan/guests/NAME/console.log), that of the run before in C(console.log.1).
           - The default for a new guest is V(true).
         type: bool
+      guest_agent: &guest_agent
+        description:
+          - Whether the guest has a line to the host for an agent that runs in it, such as C(qemu-guest-agent), which
+            M(labspan.vmnet.guest_agent) talks to. The agent itself is software in the guest.
+          - The default for a new guest is V(false).
+        type: bool
       display: &display
         description:
           - V(none) gives no graphics card. This is the default for a new guest.
@@ -241,6 +247,7 @@ options:
   cmdline: *cmdline
   boot_order: *boot_order
   console: *console
+  guest_agent: *guest_agent
   display: *display
   user: *user
   sandbox: *sandbox
@@ -442,6 +449,10 @@ guests:
       description: The socket of the serial console; null without one, or if the guest does not run.
       type: str
       sample: /run/labspan/guests/vm1/console.sock
+    agent_socket: &return_agent_socket
+      description: The socket to the agent in the guest; null without O(guest_agent), or if the guest does not run.
+      type: str
+      sample: /run/labspan/guests/vm1/agent.sock
     qmp_socket: &return_qmp_socket
       description: QEMU's control socket; null if the guest does not run.
       type: str
@@ -473,6 +484,7 @@ guest:
     nics: *return_nics
     console_log: *return_console_log
     console_socket: *return_console_socket
+    agent_socket: *return_agent_socket
     qmp_socket: *return_qmp_socket
     vnc_socket: *return_vnc_socket
 """
@@ -524,6 +536,7 @@ OPTIONS = {
     "cmdline": {"type": "str"},
     "boot_order": {"type": "list", "elements": "str", "choices": ["disk", "network"]},
     "console": {"type": "bool"},
+    "guest_agent": {"type": "bool"},
     "display": {"type": "str", "choices": ["none", "vnc"]},
     "user": {"type": "str"},
     "sandbox": {"type": "bool"},

@@ -36,6 +36,7 @@ class Descriptors:
     qmp: int
     console: t.Optional[int]
     taps: t.Mapping[str, tuple[int, ...]]
+    agent: t.Optional[int] = None
 
 
 def descriptors(spec: GuestSpec) -> Descriptors:
@@ -44,12 +45,15 @@ def descriptors(spec: GuestSpec) -> Descriptors:
     console = None
     if spec.console:
         console, number = number, number + 1
+    agent = None
+    if spec.guest_agent:
+        agent, number = number, number + 1
     taps = {}
     for nic in spec.nics:
         if nic.tap is not None:
             taps[nic.tap] = tuple(range(number, number + nic.queues))
             number += nic.queues
-    return Descriptors(_FIRST_DESCRIPTOR, console, taps)
+    return Descriptors(_FIRST_DESCRIPTOR, console, taps, agent)
 
 
 def title(name: str) -> str:
@@ -115,6 +119,8 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
     argv += _disks(spec, boot_indexes)
     for index, nic in enumerate(spec.nics):
         argv += _nic(index, nic, ways, boot_indexes)
+    if spec.guest_agent:
+        argv += _agent(ways, places)  # last, so that with it no other device gets another place on the bus
     return [*argv, *spec.extra_args]
 
 
@@ -123,6 +129,13 @@ def _options(*head: str, **values: t.Union[str, int]) -> str:
     words = [*head, *(f"{key.replace('_', '-')}={value}" for key, value in values.items())]
     escaped = [word.replace(",", ",,") for word in words]
     return ",".join(escaped)
+
+
+def _agent(ways: Launch, places: Places) -> list[str]:
+    """The port under whose name the agent in the guest looks for the host."""
+    port = _options("virtserialport", bus="channels.0", chardev="agent", name="org.qemu.guest_agent.0", id="agent-port")
+    argv = ["-chardev", ways.socket("agent", places.agent_socket)]
+    return [*argv, "-device", "virtio-serial-pci,id=channels", "-device", port]
 
 
 def _display(spec: GuestSpec, places: Places) -> list[str]:

@@ -76,6 +76,8 @@ def begin(definition: Definition, account: Account, wanted: str) -> Starting:
         handed: dict[int, int] = {numbers.qmp: _listen(ours, places.qmp_socket, account)}
         if numbers.console is not None:
             handed[numbers.console] = _listen(ours, places.console_socket, account)
+        if numbers.agent is not None:
+            handed[numbers.agent] = _listen(ours, places.agent_socket, account)
         for nic in spec.nics:
             for number in numbers.taps[nic.tap] if nic.tap is not None else ():
                 handed[number] = _tun.attach(str(nic.tap), multi_queue=nic.queues > 1)

@@ -66,6 +66,11 @@ class Places:
         return os.path.join(self.runtime, "console.sock")
 
     @property
+    def agent_socket(self) -> str:
+        """The host's end of the line to the agent in the guest."""
+        return os.path.join(self.runtime, "agent.sock")
+
+    @property
     def power(self) -> str:
         """The pipes C(power.in) and C(power.out) by which a shell presses the power button; with systemd only."""
         return os.path.join(self.runtime, "power")

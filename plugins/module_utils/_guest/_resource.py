@@ -421,6 +421,7 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
         disks=[_render_disk(disk, guest) for disk in spec.disks],
         nics=[{**dataclasses.asdict(nic), "user": nic.user} for nic in spec.nics],
         console_log=places.console_log if spec.console else None,
+        agent_socket=places.agent_socket if spec.guest_agent and alive else None,
         console_socket=places.console_socket if spec.console and alive else None,
         qmp_socket=places.qmp_socket if alive else None,
         vnc_socket=places.vnc_socket if spec.display == "vnc" and alive else None,

@@ -94,7 +94,7 @@ def forget(name: str) -> None:
 
 def clear_runtime(places: Places) -> None:
     """Remove what a process that is gone has left behind."""
-    for path in (places.qmp_socket, places.console_socket, places.vnc_socket, places.pid_file):
+    for path in (places.qmp_socket, places.console_socket, places.agent_socket, places.vnc_socket, places.pid_file):
         _unlink(path)
     _remove_if_empty(places.display)
     _remove_if_empty(places.runtime)

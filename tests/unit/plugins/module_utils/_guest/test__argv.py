@@ -21,6 +21,7 @@ SPECS: dict[str, tuple[GuestSpec, str]] = {
         GuestSpec("vm1", kernel="/boot/vmlinuz", initrd="/boot/initrd", cmdline="console=ttyS0 a=b,c", nics=(TAP,)),
         "kvm",
     ),
+    "agent": (GuestSpec("vm1", guest_agent=True, nics=(TAP,)), "tcg"),
     "disks_on_q35": (
         GuestSpec(
             "vm1",
