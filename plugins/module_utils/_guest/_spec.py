@@ -186,7 +186,16 @@ def wish(options: Options, *, identity: str) -> Wish:
     for option, reader in _READERS.items():
         if options.get(option) is not None:
             given[option] = reader(option, options[option])
-    for option in ("cpus", "accelerator", "console", "guest_agent", "display", "sandbox", "service_manager", "autostart"):
+    for option in (
+        "cpus",
+        "accelerator",
+        "console",
+        "guest_agent",
+        "display",
+        "sandbox",
+        "service_manager",
+        "autostart",
+    ):
         if options.get(option) is not None:
             given[option] = options[option]
     if given.get("cpus", 1) < 1:

@@ -82,7 +82,7 @@ def test_what_systemd_starts_is_told_names_because_nobody_can_hand_it_anything()
 def test_every_descriptor_has_one_number_of_its_own(name: str) -> None:
     numbers = _argv.descriptors(SPECS[name][0])
     used = [numbers.qmp, *(number for queues in numbers.taps.values() for number in queues)]
-    used += [] if numbers.console is None else [numbers.console]
+    used += [number for number in (numbers.console, numbers.agent) if number is not None]
     assert sorted(used) == list(range(3, 3 + len(used)))
 
 
