@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _slots
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import (
     SYSTEMD,
@@ -116,9 +117,11 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
     argv += _display(spec, places)
     argv += _kernel(spec)
     boot_indexes = _boot_indexes(spec)
+    argv += _slots.port_words(spec)
     argv += _disks(spec, boot_indexes)
+    ports = _slots.ports(spec)
     for index, nic in enumerate(spec.nics):
-        argv += _nic(index, nic, ways, boot_indexes)
+        argv += nic_words(index, nic, ways, ports.get(f"nic{index}"), boot_indexes)
     if spec.guest_agent:
         argv += _agent(ways, places)  # last, so that with it no other device gets another place on the bus
     return [*argv, *spec.extra_args]
@@ -170,12 +173,14 @@ def _disks(spec: GuestSpec, boot_indexes: t.Mapping[str, int]) -> list[str]:
     if "sata" in buses and not is_q35(spec.machine):
         argv += ["-device", "ich9-ahci,id=sata"]
     used: dict[str, int] = {}
+    ports = _slots.ports(spec)
     for index, disk in enumerate(spec.disks):
         identity = f"disk{index}"
         argv += ["-blockdev", _blockdev(disk, identity)]
         bus, place = _place(spec, disk.bus, used)
+        port = {"bus": ports[identity]} if identity in ports else {}
         turn = {"bootindex": boot_indexes[identity]} if identity in boot_indexes else {}
-        argv += ["-device", _options(bus, drive=f"image{index}", id=identity, **place, **turn)]
+        argv += ["-device", _options(bus, drive=f"image{index}", id=identity, **place, **port, **turn)]
     return argv
 
 
@@ -209,10 +214,14 @@ def _place(spec: GuestSpec, bus: str, used: dict[str, int]) -> tuple[str, dict[s
     return "ide-hd", {"bus": f"ide.{number // 2}", "unit": number % 2}
 
 
-def _nic(index: int, nic: Nic, ways: Launch, boot_indexes: t.Mapping[str, int]) -> list[str]:
+def nic_words(
+    index: int, nic: Nic, ways: Launch, port: t.Optional[str], boot_indexes: t.Mapping[str, int]
+) -> list[str]:
     netdev, device = f"net{index}", f"nic{index}"
     backend = _options("user", id=netdev) if nic.tap is None else ways.tap(nic, netdev)
     options: dict[str, t.Union[str, int]] = {"netdev": netdev, "id": device, "mac": nic.mac}
+    if port is not None:
+        options["bus"] = port
     if nic.queues > 1:
         options.update(mq="on", vectors=2 * nic.queues + 2)
     if device in boot_indexes:
