@@ -155,6 +155,30 @@ options:
           link:
             description: Whether the cable is plugged in. It can change while the guest runs. The default is V(true).
             type: bool
+      firmware: &firmware
+        description:
+          - What starts the guest. V(bios) is what the machine brings along, V(uefi) an image that is found by the descriptors which
+            its package installs (C(/etc/qemu/firmware), C(/usr/share/qemu/firmware)), in the order of their priority.
+          - With V(uefi), the guest has a store of variables of its own, C(/var/lib/labspan/guests/NAME/uefi_vars.fd). It is made from
+            the template once, never replaced, and removed only with O(remove_disks=true).
+          - A guest keeps the image that it has, also when a package brings one of higher priority.
+          - The default for a new guest is V(bios). On architectures that have none, it is V(uefi), or nothing when a O(kernel) is given.
+        type: str
+        choices: [bios, uefi]
+      secure_boot: &secure_boot
+        description:
+          - Whether the firmware boots signed programs only. It needs O(firmware=uefi), and on x86 the machine V(q35).
+          - A store of variables that has no platform key is an error, because the firmware would boot anything.
+          - The default for a new guest is V(false).
+        type: bool
+      firmware_code: &firmware_code
+        description:
+          - The image of the UEFI firmware, to use another one than is found. The empty string goes back to that.
+        type: str
+      firmware_variables: &firmware_variables
+        description:
+          - The template for the guest's store of variables. The default is the one that belongs to O(firmware_code).
+        type: str
       kernel: &kernel
         description: A Linux kernel to boot directly, on the managed host. The empty string goes back to booting from the disks.
         type: str
@@ -242,6 +266,10 @@ options:
   accelerator: *accelerator
   disks: *disks
   nics: *nics
+  firmware: *firmware
+  secure_boot: *secure_boot
+  firmware_code: *firmware_code
+  firmware_variables: *firmware_variables
   kernel: *kernel
   initrd: *initrd
   cmdline: *cmdline
@@ -316,6 +344,15 @@ EXAMPLES = r"""
     name: vm1
     memory: 4G
     restart: if_needed
+
+- name: A guest with UEFI that boots signed programs only
+  labspan.vmnet.qemu_guest:
+    name: vm2
+    firmware: uefi
+    secure_boot: true
+    memory: 2G
+    disks:
+      - base_image: /var/lib/libvirt/images/debian-12.qcow2
 
 - name: Shut a guest down, and do not wait for more than half a minute
   labspan.vmnet.qemu_guest:
@@ -397,6 +434,22 @@ guests:
       description: As the option.
       type: str
       sample: q35
+    firmware: &return_firmware
+      description: As the option; C(none) where a kernel is started by the machine itself.
+      type: str
+      sample: uefi
+    secure_boot: &return_secure_boot
+      description: As the option.
+      type: bool
+      sample: false
+    firmware_code: &return_firmware_code
+      description: The image of the UEFI firmware, or null.
+      type: str
+      sample: /usr/share/OVMF/OVMF_CODE_4M.fd
+    firmware_variables: &return_firmware_variables
+      description: The guest's store of UEFI variables, or null.
+      type: str
+      sample: /var/lib/labspan/guests/vm1/uefi_vars.fd
     kernel: &return_kernel
       description: As the option, or null.
       type: str
@@ -475,6 +528,10 @@ guest:
     cpus: *return_cpus
     architecture: *return_architecture
     machine: *return_machine
+    firmware: *return_firmware
+    secure_boot: *return_secure_boot
+    firmware_code: *return_firmware_code
+    firmware_variables: *return_firmware_variables
     kernel: *return_kernel
     initrd: *return_initrd
     cmdline: *return_cmdline
@@ -493,7 +550,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _resource, _spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _resource, _spec
 
 DISK = {
     "path": {"type": "str"},
@@ -531,6 +588,10 @@ OPTIONS = {
     "accelerator": {"type": "str", "choices": ["auto", "kvm", "tcg"]},
     "disks": {"type": "list", "elements": "dict", "options": DISK},
     "nics": {"type": "list", "elements": "dict", "options": NIC},
+    "firmware": {"type": "str", "choices": list(_firmware.CHOICES)},
+    "secure_boot": {"type": "bool"},
+    "firmware_code": {"type": "str"},
+    "firmware_variables": {"type": "str"},
     "kernel": {"type": "str"},
     "initrd": {"type": "str"},
     "cmdline": {"type": "str"},

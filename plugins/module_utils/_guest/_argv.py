@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _slots
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _slots
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import (
     SYSTEMD,
@@ -103,7 +103,7 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
     argv = [program, "-name", title(spec.name), "-nodefaults", "-no-user-config", "-msg", "timestamp=on"]
     if spec.sandbox:
         argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    argv += ["-machine", spec.machine, "-accel", accelerator]
+    argv += ["-machine", ",".join([spec.machine, *_firmware.machine_properties(spec.uefi)]), "-accel", accelerator]
     argv += ["-cpu", spec.cpu_model or ("host" if accelerator == "kvm" else "max")]
     argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory}M"]
     argv += ["-chardev", ways.socket("qmp", places.qmp_socket)]
@@ -115,6 +115,7 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
         argv += ["-chardev", ways.socket("console", places.console_socket, **log)]
         argv += ["-serial", "chardev:console"]
     argv += _display(spec, places)
+    argv += _flash(spec, places)
     argv += _kernel(spec)
     boot_indexes = _boot_indexes(spec)
     argv += _slots.port_words(spec)
@@ -145,6 +146,15 @@ def _display(spec: GuestSpec, places: Places) -> list[str]:
     if spec.display == "vnc":
         return ["-vga", "std", "-display", "none", "-vnc", f"unix:{places.vnc_socket}"]
     return ["-display", "none"]
+
+
+def _flash(spec: GuestSpec, places: Places) -> list[str]:
+    words: list[str] = []
+    for device in _firmware.flash(spec.uefi, places.variables):
+        words += ["-blockdev", _options(**device)]
+    for properties in _firmware.global_properties(spec.uefi):
+        words += ["-global", properties]
+    return words
 
 
 def _kernel(spec: GuestSpec) -> list[str]:

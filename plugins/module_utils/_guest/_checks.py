@@ -227,7 +227,7 @@ def boot_file_problems(spec: GuestSpec) -> list[str]:
 def access_problems(spec: GuestSpec, images: t.Mapping[str, Image], account: Account) -> list[str]:
     """What the account that QEMU runs as cannot open."""
     needed: dict[str, int] = {}
-    for path in (spec.kernel, spec.initrd):
+    for path in (spec.kernel, spec.initrd, spec.uefi.code if spec.uefi else None):
         if path is not None and os.path.isfile(path):
             needed[path] = os.R_OK
     for disk in spec.disks:

@@ -19,7 +19,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tun
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _qmp, _store
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _firmware, _qmp, _store
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import (
@@ -106,6 +106,8 @@ def _prepare(places: Places, spec: GuestSpec, account: Account) -> None:
         os.chown(places.display, account.uid, account.gid)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(places.output)
+    if spec.uefi is not None:
+        _firmware.hand_over(places.variables, account.uid, account.gid)
     if spec.console:
         with contextlib.suppress(FileNotFoundError):
             os.rename(places.console_log, f"{places.console_log}.1")

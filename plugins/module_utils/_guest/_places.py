@@ -54,6 +54,11 @@ class Places:
         return os.path.join(self.state, "qemu.log")
 
     @property
+    def variables(self) -> str:
+        """What the UEFI firmware keeps for the guest."""
+        return os.path.join(self.state, "uefi_vars.fd")
+
+    @property
     def pid_file(self) -> str:
         return os.path.join(self.runtime, "qemu.pid")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tun, _values
@@ -19,6 +20,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
     _checks,
     _disks,
+    _firmware,
     _life,
     _spec,
     _state,
@@ -130,6 +132,7 @@ class Guests(Resource[State]):
                 for options in wish.disks
             )
         spec = _spec.define(wish, defined.spec if defined else None, disks)
+        spec = _firmware.settle(spec, defined.spec if defined else None, _checks.find_program(spec))
         accelerator = spec.accelerator
         if accelerator == "auto":
             accelerator = defined.accelerator if defined and defined.spec.accelerator == "auto" else ""
@@ -198,6 +201,7 @@ class Guests(Resource[State]):
                 [_checks.missing_tap_problem(spec, tap) for tap in _checks.missing_taps(spec, network)]
             )
             problems += self._unless_checking(_checks.boot_file_problems(spec))
+            problems += self._unless_checking(_firmware.problems(spec, Places(spec.name).variables))
             account = _account(spec)
             if account is None:
                 problems += self._unless_checking([_checks.account_problem(spec)])
@@ -297,6 +301,8 @@ class Guests(Resource[State]):
             _store.forget(name)
         elif isinstance(change, _state.CreateDisk):
             self._make_disk(name, change.after)
+        elif isinstance(change, _state.CreateVariables):
+            _make_variables(name, change.after)
         elif isinstance(change, _state.GrowDisk):
             _disks.grow(change.after)
         elif isinstance(change, _state.RemoveDisk):
@@ -315,6 +321,16 @@ class Guests(Resource[State]):
         uid, gid = (account.uid, account.gid) if account else (0, 0)
         _store.make_state_directory(Places(name))
         _disks.make(disk, uid, gid, lambda made: _store.record_made_disk(name, made))
+
+
+def _make_variables(name: str, uefi: _firmware.Uefi) -> None:
+    places = Places(name)
+    _store.make_state_directory(places)
+
+    def record(found: os.stat_result) -> None:
+        _store.record_made_disk(name, _disks.MadeDisk(places.variables, found.st_dev, found.st_ino))
+
+    _firmware.make_store(uefi, places.variables, record)
 
 
 def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -> t.Sequence[Resource[t.Any]]:
@@ -417,6 +433,7 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
             key: getattr(spec, key)
             for key in ("memory", "cpus", "architecture", "machine", "kernel", "initrd", "cmdline", "user", "sandbox")
         },
+        **_firmware.render(spec, places.variables),
         accelerator=guest.definition.accelerator or None,
         disks=[_render_disk(disk, guest) for disk in spec.disks],
         nics=[{**dataclasses.asdict(nic), "user": nic.user} for nic in spec.nics],

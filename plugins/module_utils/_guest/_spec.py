@@ -16,6 +16,8 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._firmware import Uefi
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 
 MEBIBYTE = 1 << 20
@@ -109,6 +111,12 @@ class GuestSpec:
     service_manager: str = "auto"
     autostart: bool = True
     """With systemd, whether it starts when the host boots."""
+    firmware: str = "bios"
+    secure_boot: bool = False
+    firmware_code: t.Optional[str] = None
+    firmware_variables: t.Optional[str] = None
+    uefi: t.Optional[Uefi] = None
+    """The images that were found for C(firmware=uefi)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +203,8 @@ def wish(options: Options, *, identity: str) -> Wish:
         "sandbox",
         "service_manager",
         "autostart",
+        "firmware",
+        "secure_boot",
     ):
         if options.get(option) is not None:
             given[option] = options[option]
@@ -227,14 +237,18 @@ def define(asked: Wish, defined: t.Optional[GuestSpec], disks: t.Optional[tuple[
         if "machine" not in given and architecture not in MACHINES:
             raise InvalidInput("machine", None, f"has no default for the architecture {architecture}; choose one.")
         given.setdefault("machine", MACHINES.get(architecture))
+        given.setdefault("firmware", _firmware.default(architecture, given.get("kernel")))
+    if given.get("firmware") == _firmware.BIOS:  # then what only UEFI has need not be taken away one by one
+        given = {"secure_boot": False, "firmware_code": None, "firmware_variables": None, **given}
     # What is taken away with an empty text is away.
-    for option in ("kernel", "initrd", "cmdline", "cpu_model"):
+    for option in ("kernel", "initrd", "cmdline", "cpu_model", "firmware_code", "firmware_variables"):
         if given.get(option) == "":
             given[option] = None
     if disks is not None:
         given["disks"] = disks
     spec = dataclasses.replace(base, **given)
     _check_whole(spec)
+    _firmware.check(spec, asked.given)
     return spec
 
 
@@ -399,6 +413,8 @@ _READERS: t.Mapping[str, t.Callable[[str, t.Any], t.Any]] = {
     "architecture": _word,
     "kernel": _optional_path,
     "initrd": _optional_path,
+    "firmware_code": _optional_path,
+    "firmware_variables": _optional_path,
     "cmdline": _one_line,
     "boot_order": _texts,
     "user": _account,
@@ -419,4 +435,6 @@ def from_data(stored: Options) -> GuestSpec:
     fields["nics"] = tuple(Nic(**nic) for nic in fields["nics"])
     for name in ("boot_order", "extra_args"):
         fields[name] = tuple(fields[name])
+    if fields.get("uefi") is not None:
+        fields["uefi"] = Uefi(**fields["uefi"])
     return GuestSpec(**fields)

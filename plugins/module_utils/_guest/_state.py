@@ -14,6 +14,7 @@ import typing as t
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
@@ -57,6 +58,8 @@ class GuestState:
     images: t.Mapping[str, Image] = dataclasses.field(default_factory=dict)
     """The files at the paths of its disks."""
     made: tuple[MadeDisk, ...] = ()
+    variables: bool = False
+    """Whether it has a store of UEFI variables."""
 
     @property
     def activity(self) -> str:
@@ -130,6 +133,15 @@ class GrowDisk(GuestChange):
 
 
 @dataclasses.dataclass(frozen=True)
+class CreateVariables(GuestChange):
+    """The guest gets its store of UEFI variables; C(after) is the Uefi that it is made for."""
+
+    def inverse(self) -> Change:
+        path = Places(self.guest).variables
+        return RemoveDisk(self.subject, f"Undo: {self.sentence}", path, None, self.guest)
+
+
+@dataclasses.dataclass(frozen=True)
 class RemoveDisk(GuestChange):
     """A disk that was made for the guest goes; C(before) is its path."""
 
@@ -175,7 +187,7 @@ class Forget(GuestChange):
 #: In which order the changes of several guests are carried out: what ends makes room for what begins.
 PHASES: tuple[tuple[type, ...], ...] = (
     (Stop,),
-    (Define, CreateDisk, GrowDisk, RemoveDisk, Forget),
+    (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, Forget),
     (SetLink, SetActivity),
     (Start,),
 )
@@ -239,6 +251,10 @@ def _plan_rest(have: GuestState, want: Want) -> list[GuestChange]:
             before = dataclasses.replace(disk, size=image.size)
             sentence = f"Grow the disk {disk.path} of guest {name} from {image.size} to {disk.size} bytes"
             changes.append(GrowDisk(f"disk {disk.path}", sentence, before, disk, name))
+    uefi = want.spec.uefi
+    if uefi is not None and uefi.template is not None and not have.variables:
+        sentence = f"Make the store of UEFI variables for guest {name} from {uefi.template}"
+        changes.append(CreateVariables(f"guest {name}", sentence, None, uefi, name))
     if wish.wants_process:
         after = PAUSED if wish.state == "paused" else RUNNING
         how = ", paused" if after == PAUSED else ""
@@ -319,7 +335,7 @@ def differences(defined: Definition, wanted: GuestSpec) -> list[str]:
     spec = defined.spec
     found = []
     for field in dataclasses.fields(GuestSpec):
-        if field.name in ("disks", "nics", "accelerator", "network", "service_manager", "autostart"):
+        if field.name in ("disks", "nics", "accelerator", "network", "service_manager", "autostart", "uefi"):
             continue
         before, after = getattr(spec, field.name), getattr(wanted, field.name)
         if before != after:
@@ -373,6 +389,8 @@ def _after(state: GuestState, change: Change) -> GuestState:
         image = Image(disk.path, disk.format, disk.size, 0, 0, disk.base_image, disk.base_format)
         made = (*state.made, MadeDisk(disk.path, 0, 0))
         return dataclasses.replace(state, images={**state.images, disk.path: image}, made=made)
+    if isinstance(change, CreateVariables):
+        return dataclasses.replace(state, variables=True)
     if isinstance(change, GrowDisk):
         disk = t.cast(Disk, change.after)
         image = dataclasses.replace(state.images[disk.path], size=disk.size)
@@ -380,7 +398,8 @@ def _after(state: GuestState, change: Change) -> GuestState:
     if isinstance(change, RemoveDisk):
         images = {path: image for path, image in state.images.items() if path != change.before}
         made = tuple(made for made in state.made if made.path != change.before)
-        return dataclasses.replace(state, images=images, made=made)
+        variables = state.variables and change.before != Places(change.guest).variables
+        return dataclasses.replace(state, images=images, made=made, variables=variables)
     if isinstance(change, Start):
         return dataclasses.replace(state, process=Process(0, 0), run_state=change.after, definition=change.definition)
     if isinstance(change, SetActivity):

@@ -129,6 +129,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         as_defined=process is None or definition is None or _started_as(process) == definition.argv,
         images=images,
         made=read_made_disks(name),
+        variables=os.path.lexists(Places(name).variables),
     )
 
 
