@@ -104,6 +104,19 @@ def yaml() -> t.Any:
     return module
 
 
+def pycdlib() -> t.Any:
+    """The pycdlib module: the way to make an image of a CD on a host that has no program for it."""
+    try:
+        import pycdlib as module
+    except ImportError as error:
+        raise MissingDependency(
+            "an image of a CD has to be made, and the managed host has none of the programs genisoimage, mkisofs and "
+            f"xorriso, nor the Python library pycdlib for {sys.executable} ({error}). Install the package genisoimage "
+            "(its name in Debian) or one of the others."
+        ) from error
+    return module
+
+
 def find_program(name: str) -> t.Optional[str]:
     """The program's path, or None."""
     return shutil.which(name, path=_SEARCH_PATH)

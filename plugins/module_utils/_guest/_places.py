@@ -19,6 +19,8 @@ STATE_ROOT = "/var/lib/labspan/guests"
 RUNTIME_ROOT = "/run/labspan/guests"
 #: Images that were downloaded, once for all guests of the host.
 IMAGE_ROOT = "/var/lib/labspan/images"
+#: Root's alone, and in memory: what a cloud-init seed is made of, while it is made.
+PARTS_ROOT = "/run/labspan/seeds"
 ACCELERATOR_MEMORY = "/run/labspan/accelerator.json"
 
 
@@ -88,6 +90,19 @@ class Places:
     @property
     def vnc_socket(self) -> str:
         return os.path.join(self.display, "vnc.sock")
+
+    @property
+    def seed(self) -> str:
+        """What cloud-init in the guest is told, as an image."""
+        return os.path.join(self.state, "seed.iso")
+
+    @property
+    def seed_record(self) -> str:
+        return os.path.join(self.state, "seed.json")
+
+    @property
+    def seed_parts(self) -> str:
+        return os.path.join(PARTS_ROOT, self.name)
 
     def disk(self, number: int, image_format: str) -> str:
         """The path of a disk for which the task names none."""

@@ -1,0 +1,203 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The image with a guest's cloud-init seed: made by a program or library of the host, for nobody's eyes but QEMU's.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import shutil
+import stat
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import MissingDependency, SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._seed import SeedFile
+
+#: By this name cloud-init finds it among all disks.
+LABEL = "cidata"
+
+#: Fastest first; all of them take mkisofs' options.
+_PROGRAMS: tuple[tuple[str, ...], ...] = (("genisoimage",), ("mkisofs",), ("xorriso", "-as", "mkisofs"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """An image and its record as they were, for the way back."""
+
+    image: bytes = dataclasses.field(repr=False)
+    record: t.Optional[bytes]
+    uid: int
+    gid: int
+
+
+def problem(guest: str) -> t.Optional[str]:
+    """Why no image can be made on this host, or None."""
+    if _maker() is not None:
+        return None
+    try:
+        _deps.pycdlib()
+    except MissingDependency as error:
+        return f"cloud_init of guest {guest}: {error}"
+    return None
+
+
+def read(guest: str) -> t.Optional[SeedFile]:
+    """What is there; its digest is known only while the file is the very one that was written."""
+    places = Places(guest)
+    try:
+        found = os.lstat(places.seed)
+    except OSError:
+        return None
+    digest = ""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with open(places.seed_record, encoding="utf-8") as file:
+            record = json.load(file)
+        if record["file"] == _identity(found) and stat.S_IMODE(found.st_mode) == 0o600:
+            digest = str(record["digest"])
+    return SeedFile(digest, found.st_uid)
+
+
+def make(guest: str, files: t.Mapping[str, bytes], digest: str, uid: int, gid: int) -> None:
+    """Put an image with these files in the place of the one that is there; a guest that has it open keeps that one."""
+    _write(guest, _build(guest, files), uid, gid)
+    _write_record(guest, digest)
+
+
+def hand_over(guest: str, uid: int, gid: int) -> None:
+    """Give the image to another account."""
+    digest = (read(guest) or SeedFile("", uid)).digest
+    os.chown(Places(guest).seed, uid, gid, follow_symlinks=False)
+    _write_record(guest, digest)
+
+
+def save(guest: str) -> t.Optional[Saved]:
+    """The image as it is, before it is changed."""
+    places = Places(guest)
+    try:
+        found = os.lstat(places.seed)
+        image = _content(places.seed)
+    except OSError:
+        return None
+    record = None
+    with contextlib.suppress(OSError):
+        record = _content(places.seed_record)
+    return Saved(image, record, found.st_uid, found.st_gid)
+
+
+def restore(guest: str, saved: Saved) -> None:
+    """Put an image back."""
+    _write(guest, saved.image, saved.uid, saved.gid)
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        _write_record(guest, str(json.loads(saved.record or b"")["digest"]))
+
+
+def remove(guest: str) -> None:
+    """Take the image away, and what a run that was killed has left of it."""
+    places = Places(guest)
+    for path in (places.seed, places.seed_record):
+        for name in (path, f"{path}.new"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+def _maker() -> t.Optional[list[str]]:
+    for name, *words in _PROGRAMS:
+        path = _deps.find_program(name)
+        if path is not None:
+            return [path, *words]
+    return None
+
+
+def _build(guest: str, files: t.Mapping[str, bytes]) -> bytes:
+    maker = _maker()
+    return _by_library(files) if maker is None else _by_program(maker, Places(guest), files)
+
+
+def _by_library(files: t.Mapping[str, bytes]) -> bytes:
+    image = _deps.pycdlib().PyCdlib()
+    image.new(interchange_level=3, vol_ident=LABEL, joliet=3, rock_ridge="1.09")
+    for number, (name, data) in enumerate(sorted(files.items())):
+        image.add_fp(
+            io.BytesIO(data), len(data), f"/FILE{number}.;1", rr_name=name, joliet_path=f"/{name}", file_mode=0o100400
+        )
+    output = io.BytesIO()
+    image.write_fp(output)
+    image.close()
+    return output.getvalue()
+
+
+def _by_program(maker: t.Sequence[str], places: Places, files: t.Mapping[str, bytes]) -> bytes:
+    """The program wants files: they are in /run, which is memory, in a directory that only root can enter."""
+    os.makedirs(os.path.dirname(places.seed_parts), mode=0o700, exist_ok=True)
+    # A run that was killed may have left some.
+    shutil.rmtree(places.seed_parts, ignore_errors=True)
+    os.mkdir(places.seed_parts, 0o700)
+    try:
+        parts, output = os.path.join(places.seed_parts, "parts"), os.path.join(places.seed_parts, "seed.iso")
+        os.mkdir(parts, 0o700)
+        for name, data in files.items():
+            _create(os.path.join(parts, name), data)
+        done = _commands.run([*maker, "-quiet", "-o", output, "-V", LABEL, "-J", "-r", parts], umask=0o077)
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            raise SystemFailure(
+                f"{maker[0]} could not make the cloud-init seed of guest {places.name}: "
+                f"{said[-1].rstrip('.') if said else f'exit status {done.returncode}'}."
+            )
+        return _content(output)
+    finally:
+        shutil.rmtree(places.seed_parts, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(places.seed_parts))
+
+
+def _write(guest: str, image: bytes, uid: int, gid: int) -> None:
+    path = Places(guest).seed
+    temporary = f"{path}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    try:
+        _create(temporary, image, (uid, gid))
+        os.rename(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise SystemFailure(f"the cloud-init seed {path} could not be written: {error.strerror}.") from None
+
+
+def _write_record(guest: str, digest: str) -> None:
+    places = Places(guest)
+    temporary = f"{places.seed_record}.new"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    record = {"digest": digest, "file": _identity(os.lstat(places.seed))}
+    _create(temporary, json.dumps(record).encode("ascii"))
+    os.rename(temporary, places.seed_record)
+
+
+def _identity(found: os.stat_result) -> list[int]:
+    return [found.st_ino, found.st_size, found.st_mtime_ns]
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def _create(path: str, data: bytes, owner: t.Optional[tuple[int, int]] = None) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+        if owner is not None:
+            os.fchown(file.fileno(), *owner)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
