@@ -21,7 +21,7 @@ NOT_SHOWN = "VALUE_SPECIFIED_IN_NO_LOG_PARAMETER"
 Options = t.Mapping[str, t.Any]
 
 
-class DiscreetModule(AnsibleModule):  # type: ignore[misc]
+class DiscreetModule(AnsibleModule):
     """An AnsibleModule that never shows the options C(hidden), at whatever depth they are.
 
     The way out is closed in what is public of AnsibleModule, and before its constructor begins: it logs the invocation,
@@ -30,7 +30,7 @@ class DiscreetModule(AnsibleModule):  # type: ignore[misc]
 
     def __init__(self, *, hidden: t.Collection[str], **keywords: t.Any) -> None:
         self._hidden = frozenset(hidden)
-        super().__init__(**keywords)
+        super().__init__(**keywords)  # type: ignore[no-untyped-call]
 
     def exit_json(self, **kwargs: t.Any) -> t.NoReturn:
         """End the module well."""
@@ -44,7 +44,8 @@ class DiscreetModule(AnsibleModule):  # type: ignore[misc]
         """Write to the system's log; the only thing that is written there is how the module was invoked."""
         args = self._invocation()["module_args"]
         words = " ".join(f"{name}={value}" for name, value in args.items())
-        super().log(f"Invoked with {words}", log_args={name: str(value) for name, value in args.items()})
+        text = {name: str(value) for name, value in args.items()}
+        super().log(f"Invoked with {words}", log_args=text)  # type: ignore[no-untyped-call]
 
     def _invocation(self) -> dict[str, t.Any]:
         return {"module_args": shown(self.params, self.argument_spec, self._hidden)}

@@ -25,6 +25,7 @@ extends_documentation_fragment:
   - labspan.vmnet._requirements.pyroute2
 requirements:
   - QEMU, and C(qemu-img) where disks are made
+  - C(genisoimage), C(mkisofs), C(xorriso) or the Python library C(pycdlib) where a cloud-init seed is made
 options:
   name:
     description:
@@ -179,6 +180,66 @@ options:
         description:
           - The template for the guest's store of variables. The default is the one that belongs to O(firmware_code).
         type: str
+      cloud_init: &cloud_init
+        description:
+          - What cloud-init in the guest is told (its data source NoCloud). The whole of it; what is left out is not told.
+          - The dictionary may be empty, for a guest that only gets its name.
+          - What cloud-init does, it does when the guest boots, and most of it once for each C(instance-id). A changed seed is made
+            when the guest is not running, and is named in RV(guests[].pending_restart) of one that runs. The guest then boots with
+            it and, as the C(instance-id) is the same, does not repeat what it has done. See
+            O(guests[].cloud_init.new_instance_on_change).
+          - The content of O(guests[].cloud_init.user_data), O(guests[].cloud_init.meta_data), O(guests[].cloud_init.network_config)
+            and O(guests[].cloud_init.vendor_data) appears in no result, difference, error or log of this module. It stands in
+            C(/var/lib/labspan/guests/NAME/seed.iso), which only root and O(user) can read, and the guest.
+        type: dict
+        suboptions: &cloud_init_options
+          delivery:
+            description:
+              - V(iso) attaches an image with the label C(cidata) as a read-only virtio disk. It needs no network. One of the programs
+                C(genisoimage), C(mkisofs) and C(xorriso) or the Python library C(pycdlib) must be on the managed host.
+              - V(smbios) tells the guest by its serial number to fetch everything from O(guests[].cloud_init.seed_url), for which
+                it must get an address by DHCP first.
+              - V(none) takes away what there was before.
+              - The default is V(iso).
+            type: str
+            choices: [iso, smbios, none]
+          user_data:
+            description:
+              - A dictionary becomes C(#cloud-config), a list C(#cloud-config-archive). Text is passed on as it is, and must begin
+                with C(#cloud-config), C(#!) or whatever else cloud-init knows.
+              - Put it in a vault if it holds secrets.
+            type: raw
+          meta_data:
+            description:
+              - A dictionary is completed by C(instance-id), which is C(labspan-NAME), and C(local-hostname), which is the name of
+                the guest. Text is passed on as it is.
+              - With another C(instance-id) the guest does everything as if it were new, and gets new SSH host keys.
+            type: raw
+          network_config:
+            description:
+              - The network of the guest, in cloud-init's format version 1 or 2, as data or text. Without it, the guest uses DHCP on its
+                first interface.
+              - Match interfaces by MAC address, since their names are up to the guest.
+            type: raw
+          vendor_data:
+            description: As O(guests[].cloud_init.user_data), which takes precedence over it.
+            type: raw
+          new_instance_on_change:
+            description:
+              - Whether another content makes another C(instance-id), so that with the next boot the guest does everything as if it were
+                new. The default is V(false).
+            type: bool
+          seed_url:
+            description:
+              - With O(guests[].cloud_init.delivery=smbios), where the guest finds C(user-data), C(meta-data) and C(vendor-data).
+              - Everybody on the host can see it, so a URL with a password is refused.
+            type: str
+          datasource:
+            description:
+              - With O(guests[].cloud_init.delivery=smbios), what the data source is called. V(nocloud) is what cloud-init 24.1 and later
+                want, V(nocloud-net) is for older ones that do not take it. The default is V(nocloud).
+            type: str
+            choices: [nocloud, nocloud-net]
       kernel: &kernel
         description: A Linux kernel to boot directly, on the managed host. The empty string goes back to booting from the disks.
         type: str
@@ -270,6 +331,7 @@ options:
   secure_boot: *secure_boot
   firmware_code: *firmware_code
   firmware_variables: *firmware_variables
+  cloud_init: *cloud_init
   kernel: *kernel
   initrd: *initrd
   cmdline: *cmdline
@@ -338,6 +400,67 @@ EXAMPLES = r"""
         nics:
           - tap: QemuTap1
             mac: "52:54:00:21:34:57"
+
+- name: A cloud image with a name, a user, and an address that is set by hand elsewhere
+  labspan.vmnet.qemu_guest:
+    name: vm1
+    memory: 1G
+    disks:
+      - base_image: /var/lib/libvirt/images/debian-12.qcow2
+        size: 20G
+    nics:
+      - bridge: br0
+        mac: "52:54:00:21:34:56"
+    cloud_init:
+      user_data:
+        manage_etc_hosts: true
+        users:
+          - name: ada
+            groups: sudo
+            shell: /bin/bash
+            sudo: ALL=(ALL) NOPASSWD:ALL
+            ssh_authorized_keys:
+              - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFm3vYAXEjQWGEsUEAkr0i1gSEhTqpbRaFVWjrNsgbQl ada
+      network_config:
+        version: 2
+        ethernets:
+          eth0:
+            match:
+              macaddress: "52:54:00:21:34:56"
+            set-name: eth0
+            addresses: [192.168.1.169/24]
+            nameservers:
+              addresses: [192.168.1.1]
+            routes:
+              - to: 192.168.1.1/32
+                via: 192.168.1.7
+              - to: 0.0.0.0/0
+                via: 192.168.1.7
+
+- name: The same from a file, as a template, with a password that comes from a vault
+  labspan.vmnet.qemu_guest:
+    name: vm2
+    memory: 1G
+    disks:
+      - base_image: /var/lib/libvirt/images/debian-12.qcow2
+        size: 20G
+    nics:
+      - bridge: br0
+    cloud_init:
+      user_data: "{{ lookup('ansible.builtin.template', 'vm2-user-data.yml.j2') }}"
+
+- name: A guest that fetches its seed from a web server
+  labspan.vmnet.qemu_guest:
+    name: vm3
+    memory: 1G
+    disks:
+      - base_image: /var/lib/libvirt/images/debian-12.qcow2
+        size: 20G
+    nics:
+      - bridge: br0
+    cloud_init:
+      delivery: smbios
+      seed_url: http://192.168.100.1:8000/
 
 - name: Give a guest more memory, now
   labspan.vmnet.qemu_guest:
@@ -494,6 +617,12 @@ guests:
           user: false
           queues: 1
           link: true
+    cloud_init: &return_cloud_init
+      description: >-
+        How cloud-init in the guest is told what to do; null if it is not. The digest stands for the content of the seed, and tells
+        nothing of it.
+      type: dict
+      sample: {delivery: iso, digest: 24017f5c8c33efb3, seed_url: null}
     console_log: &return_console_log
       description: What the guest writes on its serial console; null without one.
       type: str
@@ -539,6 +668,7 @@ guest:
     sandbox: *return_sandbox
     disks: *return_disks
     nics: *return_nics
+    cloud_init: *return_cloud_init
     console_log: *return_console_log
     console_socket: *return_console_socket
     agent_socket: *return_agent_socket
@@ -548,9 +678,8 @@ guest:
 
 import typing as t
 
-from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _resource, _spec
+from ansible_collections.labspan.vmnet.plugins.module_utils import _discreet, _items, _runner
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _resource, _seed, _spec
 
 DISK = {
     "path": {"type": "str"},
@@ -573,6 +702,17 @@ NIC = {
     "link": {"type": "bool"},
 }
 
+CLOUD_INIT = {
+    "delivery": {"type": "str", "choices": list(_seed.DELIVERIES)},
+    "user_data": {"type": "raw"},
+    "meta_data": {"type": "raw"},
+    "network_config": {"type": "raw"},
+    "vendor_data": {"type": "raw"},
+    "new_instance_on_change": {"type": "bool"},
+    "seed_url": {"type": "str"},
+    "datasource": {"type": "str", "choices": list(_seed.DATASOURCES)},
+}
+
 OPTIONS = {
     "name": {"type": "str"},
     "state": {
@@ -592,6 +732,7 @@ OPTIONS = {
     "secure_boot": {"type": "bool"},
     "firmware_code": {"type": "str"},
     "firmware_variables": {"type": "str"},
+    "cloud_init": {"type": "dict", "options": CLOUD_INIT},
     "kernel": {"type": "str"},
     "initrd": {"type": "str"},
     "cmdline": {"type": "str"},
@@ -615,7 +756,7 @@ OPTIONS = {
 
 def main() -> None:
     """Run the module."""
-    module = AnsibleModule(**_items.bulk_spec(OPTIONS, "guests"))
+    module = _discreet.DiscreetModule(hidden=_seed.HIDDEN, **_items.bulk_spec(OPTIONS, "guests"))
 
     def build(params: _items.Options) -> t.Sequence[_runner.Resource[t.Any]]:
         single = _items.is_single(params, "guests")

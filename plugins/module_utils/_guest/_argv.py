@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _slots
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _seed, _slots
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import (
     SYSTEMD,
@@ -125,6 +125,7 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
         argv += nic_words(index, nic, ways, ports.get(f"nic{index}"), boot_indexes)
     if spec.guest_agent:
         argv += _agent(ways, places)  # last, so that with it no other device gets another place on the bus
+    argv += _seed_disk(spec, places)
     return [*argv, *spec.extra_args]
 
 
@@ -133,6 +134,22 @@ def _options(*head: str, **values: t.Union[str, int]) -> str:
     words = [*head, *(f"{key.replace('_', '-')}={value}" for key, value in values.items())]
     escaped = [word.replace(",", ",,") for word in words]
     return ",".join(escaped)
+
+
+def _seed_disk(spec: GuestSpec, places: Places) -> list[str]:
+    """On virtio, since kernels made for clouds lack drivers for the CD drives of old."""
+    if spec.cloud_init is None:
+        return []
+    serial = _seed.serial(spec.cloud_init)
+    if serial is not None:
+        return ["-smbios", _options("type=1", serial=serial)]
+    image = {"node-name": "seed", "read-only": "on", "file.driver": "file", "file.filename": places.seed}
+    return [
+        "-blockdev",
+        _options("driver=raw", **image),
+        "-device",
+        _options("virtio-blk-pci", drive="seed", id="seed"),
+    ]
 
 
 def _agent(ways: Launch, places: Places) -> list[str]:

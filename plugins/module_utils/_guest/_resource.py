@@ -22,6 +22,8 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _disks,
     _firmware,
     _life,
+    _seed,
+    _seed_iso,
     _spec,
     _state,
     _store,
@@ -56,6 +58,7 @@ class Guests(Resource[State]):
         self._accelerators: dict[tuple[str, str], str] = {}
         self._ended: dict[str, str] = {}
         self._stopping: set[str] = set()
+        self._seeds = _seed_iso.Seeds({wish.name: wish.cloud_init for wish in wishes if wish.cloud_init is not None})
 
     def read(self) -> State:
         processes = _store.Processes()
@@ -77,6 +80,8 @@ class Guests(Resource[State]):
         }
         problems = self._disk_problems(have, wants, drafts)
         problems += self._start_problems(have, wants, starting, ahead)
+        problems += self._unless_checking(self._seeds.problems(drafts))
+        self.warnings += self._seeds.warnings(drafts)
         _refuse(problems)
         for name in starting:
             wants[name] = self._with_accelerator(wants[name])
@@ -136,7 +141,8 @@ class Guests(Resource[State]):
         accelerator = spec.accelerator
         if accelerator == "auto":
             accelerator = defined.accelerator if defined and defined.spec.accelerator == "auto" else ""
-        return Want(wish, _definition(spec, accelerator), (self._found or {}).get(wish.name))
+        process = (self._found or {}).get(wish.name)
+        return Want(wish, _definition(spec, accelerator), process, _seed_iso.wanted(spec))
 
     def _with_accelerator(self, want: Want) -> Want:
         spec = want.spec
@@ -309,6 +315,8 @@ class Guests(Resource[State]):
             for made in _store.read_made_disks(name):
                 if made.path == change.before:
                     _disks.remove(made)
+        elif isinstance(change, _state.SetSeed):
+            self._seeds.apply(change, _store.read_definition(name))
         elif isinstance(change, _state.SetLink):
             _life.set_link(name, change.nic, change.after)
         elif isinstance(change, _state.SetActivity):
@@ -437,6 +445,7 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
         accelerator=guest.definition.accelerator or None,
         disks=[_render_disk(disk, guest) for disk in spec.disks],
         nics=[{**dataclasses.asdict(nic), "user": nic.user} for nic in spec.nics],
+        cloud_init=_seed.show(spec.cloud_init),
         console_log=places.console_log if spec.console else None,
         agent_socket=places.agent_socket if spec.guest_agent and alive else None,
         console_socket=places.console_socket if spec.console and alive else None,

@@ -3,8 +3,8 @@
 
 """What cloud-init in a guest is told, as the files of a NoCloud seed. Pure.
 
-What the files hold may be secret: it is in no message, no representation and no record. A seed is known by a digest that
-is keyed with a salt of its own, so that nobody who sees the digest can try out passwords on it.
+What the files hold may be secret: it is in no message, no representation and no record. A seed is known by a digest
+that is keyed with a salt of its own, so that nobody who sees the digest can try out passwords on it.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
@@ -29,13 +29,16 @@ DELIVERIES = (ISO, SMBIOS, NONE)
 #: Names of the data source as the guest's serial number has them; cloud-init 24.1 deprecated the second one.
 DATASOURCES = ("nocloud", "nocloud-net")
 
-#: The options whose content is shown nowhere -> the file of the seed that holds it.
+#: Option -> the file of the seed with its content.
 FILES = {
     "user_data": "user-data",
     "meta_data": "meta-data",
     "network_config": "network-config",
     "vendor_data": "vendor-data",
 }
+
+#: Options whose value is shown nowhere. A URL may have a password in it, for which it is refused.
+HIDDEN = (*FILES, "seed_url")
 
 INSTANCE_ID = "instance-id"
 HOSTNAME = "local-hostname"
@@ -78,14 +81,6 @@ class CloudInit:
     salt: t.Optional[str] = dataclasses.field(default=None, repr=False)
     datasource: t.Optional[str] = None
     seed_url: t.Optional[str] = None
-
-    def show(self) -> dict[str, t.Any]:
-        """What the administrator sees of it."""
-        return {
-            "delivery": self.delivery,
-            "digest": self.digest[:_DIGITS_SHOWN] if self.digest else None,
-            "seed_url": self.seed_url,
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,6 +178,17 @@ def differences(before: t.Optional[CloudInit], after: t.Optional[CloudInit]) -> 
             f"cloud-init: the seed is {_serial(before)}, wanted {_serial(after)}",
         ]
     return ["cloud-init: the seed has changed"]
+
+
+def show(seed: t.Optional[CloudInit]) -> t.Optional[dict[str, t.Any]]:
+    """What the administrator sees of it."""
+    if seed is None:
+        return None
+    return {
+        "delivery": seed.delivery,
+        "digest": seed.digest[:_DIGITS_SHOWN] if seed.digest else None,
+        "seed_url": seed.seed_url,
+    }
 
 
 def serial(seed: CloudInit) -> t.Optional[str]:

@@ -17,10 +17,14 @@ import shutil
 import stat
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import MissingDependency, SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._seed import SeedFile
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._seed import Asked, SeedFile
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, SetSeed
+from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 
 #: By this name cloud-init finds it among all disks.
 LABEL = "cidata"
@@ -39,15 +43,80 @@ class Saved:
     gid: int
 
 
-def problem(guest: str) -> t.Optional[str]:
-    """Why no image can be made on this host, or None."""
-    if _maker() is not None:
+class Seeds:
+    """The seeds of the guests that a task asks for, and those that were there before it."""
+
+    def __init__(self, asked: t.Mapping[str, t.Optional[Asked]]) -> None:
+        self._asked = asked
+        self._saved: dict[str, Saved] = {}
+
+    def problems(self, drafts: t.Mapping[str, t.Sequence[Change]]) -> list[str]:
+        """Why seeds cannot be made on this host."""
+        if not any(self._is_to_make(change) for changes in drafts.values() for change in changes):
+            return []
+        if _maker() is not None:
+            return []
+        try:
+            _deps.pycdlib()
+        except MissingDependency as error:
+            return [f"cloud_init: {error}"]
+        return []
+
+    def warnings(self, drafts: t.Mapping[str, t.Sequence[Change]]) -> list[str]:
+        """What cloud-init will not take in seeds that are to be made."""
+        found = []
+        for guest, changes in drafts.items():
+            asked = self._asked.get(guest)
+            if asked is not None and any(self._is_to_make(change) for change in changes):
+                found += [
+                    f"cloud_init.{option} of guest {guest} is text that does not say what it is, which cloud-init "
+                    "ignores. Begin it with #cloud-config, #! or another header of cloud-init, or give data."
+                    for option in _seed.needs_warning(asked)
+                ]
+        return found
+
+    def apply(self, change: SetSeed, definition: t.Optional[Definition]) -> None:
+        """Carry a change out, or its inverse."""
+        guest, before, after = change.guest, change.before, change.after
+        saved = self._saved.pop(guest, None)
+        if saved is None:
+            now = _save(guest)
+            if now is not None:
+                self._saved[guest] = now
+        if after is None:
+            _remove(guest)
+        elif saved is not None:
+            _restore(guest, saved)
+        elif before is not None and before.digest == after.digest:
+            _hand_over(guest, *_owner(definition))
+        else:
+            asked = self._asked.get(guest)
+            record = definition.spec.cloud_init if definition else None
+            if asked is None or record is None or record.salt is None:
+                raise SystemFailure(f"the cloud-init seed of guest {guest} is not known any more.")
+            files = _seed.files(asked, guest, record.salt)
+            _write(guest, _build(guest, files), *_owner(definition))
+            _write_record(guest, after.digest)
+
+    @staticmethod
+    def _is_to_make(change: Change) -> bool:
+        if not isinstance(change, SetSeed) or change.after is None:
+            return False
+        return change.before is None or change.before.digest != change.after.digest
+
+
+def wanted(spec: GuestSpec) -> t.Optional[SeedFile]:
+    """The image that the guest's definition leads to. Until there is an account it belongs to root."""
+    seed = spec.cloud_init
+    if seed is None or seed.digest is None:
         return None
-    try:
-        _deps.pycdlib()
-    except MissingDependency as error:
-        return f"cloud_init of guest {guest}: {error}"
-    return None
+    account = _process.find_account(spec.user)
+    return SeedFile(seed.digest, account.uid if account else 0)
+
+
+def _owner(definition: t.Optional[Definition]) -> tuple[int, int]:
+    account = _process.find_account(definition.spec.user) if definition else None
+    return (account.uid, account.gid) if account else (0, 0)
 
 
 def read(guest: str) -> t.Optional[SeedFile]:
@@ -66,20 +135,14 @@ def read(guest: str) -> t.Optional[SeedFile]:
     return SeedFile(digest, found.st_uid)
 
 
-def make(guest: str, files: t.Mapping[str, bytes], digest: str, uid: int, gid: int) -> None:
-    """Put an image with these files in the place of the one that is there; a guest that has it open keeps that one."""
-    _write(guest, _build(guest, files), uid, gid)
-    _write_record(guest, digest)
-
-
-def hand_over(guest: str, uid: int, gid: int) -> None:
+def _hand_over(guest: str, uid: int, gid: int) -> None:
     """Give the image to another account."""
     digest = (read(guest) or SeedFile("", uid)).digest
     os.chown(Places(guest).seed, uid, gid, follow_symlinks=False)
     _write_record(guest, digest)
 
 
-def save(guest: str) -> t.Optional[Saved]:
+def _save(guest: str) -> t.Optional[Saved]:
     """The image as it is, before it is changed."""
     places = Places(guest)
     try:
@@ -93,14 +156,14 @@ def save(guest: str) -> t.Optional[Saved]:
     return Saved(image, record, found.st_uid, found.st_gid)
 
 
-def restore(guest: str, saved: Saved) -> None:
+def _restore(guest: str, saved: Saved) -> None:
     """Put an image back."""
     _write(guest, saved.image, saved.uid, saved.gid)
     with contextlib.suppress(ValueError, KeyError, TypeError):
         _write_record(guest, str(json.loads(saved.record or b"")["digest"]))
 
 
-def remove(guest: str) -> None:
+def _remove(guest: str) -> None:
     """Take the image away, and what a run that was killed has left of it."""
     places = Places(guest)
     for path in (places.seed, places.seed_record):
@@ -161,6 +224,7 @@ def _by_program(maker: t.Sequence[str], places: Places, files: t.Mapping[str, by
 
 
 def _write(guest: str, image: bytes, uid: int, gid: int) -> None:
+    """Put an image in the place of the one that is there; a guest that has that open keeps it."""
     path = Places(guest).seed
     temporary = f"{path}.new"
     with contextlib.suppress(FileNotFoundError):

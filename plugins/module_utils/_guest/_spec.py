@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._firmware import Uefi
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 
@@ -102,6 +102,7 @@ class GuestSpec:
     boot_order: tuple[str, ...] = ()
     console: bool = True
     guest_agent: bool = False
+    cloud_init: t.Optional[_seed.CloudInit] = None
     display: str = "none"
     user: str = "labspan-qemu"
     sandbox: bool = True
@@ -129,6 +130,8 @@ class Wish:
     """Attributes of GuestSpec that the task gives; those it leaves out stay as they are."""
     disks: t.Optional[tuple[Options, ...]] = None
     """Disks as given: what they leave out depends on the files that are there."""
+    cloud_init: t.Optional[_seed.Asked] = None
+    """What it holds is not part of the guest's definition, which would show it."""
     restart: str = "never"
     shutdown_timeout: float = 60.0
     force: bool = False
@@ -218,6 +221,7 @@ def wish(options: Options, *, identity: str) -> Wish:
         state=options["state"],
         given=given,
         disks=None if disks is None else _disks(name, disks),
+        cloud_init=None if options.get("cloud_init") is None else _seed.ask(name, options["cloud_init"]),
         restart=options["restart"],
         shutdown_timeout=_seconds("shutdown_timeout", options["shutdown_timeout"]),
         force=options["force"],
@@ -246,6 +250,8 @@ def define(asked: Wish, defined: t.Optional[GuestSpec], disks: t.Optional[tuple[
             given[option] = None
     if disks is not None:
         given["disks"] = disks
+    if asked.cloud_init is not None:
+        given["cloud_init"] = _seed.record(asked.cloud_init, asked.name, base.cloud_init)
     spec = dataclasses.replace(base, **given)
     _check_whole(spec)
     _firmware.check(spec, asked.given)
@@ -437,4 +443,5 @@ def from_data(stored: Options) -> GuestSpec:
         fields[name] = tuple(fields[name])
     if fields.get("uefi") is not None:
         fields["uefi"] = Uefi(**fields["uefi"])
+    fields["cloud_init"] = _seed.from_data(fields.get("cloud_init"))
     return GuestSpec(**fields)

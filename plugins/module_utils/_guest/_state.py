@@ -12,6 +12,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
@@ -60,6 +61,7 @@ class GuestState:
     made: tuple[MadeDisk, ...] = ()
     variables: bool = False
     """Whether it has a store of UEFI variables."""
+    seed: t.Optional[_seed.SeedFile] = None
 
     @property
     def activity(self) -> str:
@@ -84,6 +86,7 @@ class Want:
     definition: Definition
     restart_of: t.Optional[Process] = None
     """The process that C(state=restarted) found: it must not be the one that runs in the end."""
+    seed: t.Optional[_seed.SeedFile] = None
 
     @property
     def spec(self) -> GuestSpec:
@@ -151,6 +154,11 @@ class RemoveDisk(GuestChange):
 
 
 @dataclasses.dataclass(frozen=True)
+class SetSeed(GuestChange):
+    """The image with the cloud-init seed is made, replaced, handed over or removed; states are SeedFile or None."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Start(GuestChange):
     """The process begins; C(after) is C(running) or C(paused)."""
 
@@ -187,7 +195,7 @@ class Forget(GuestChange):
 #: In which order the changes of several guests are carried out: what ends makes room for what begins.
 PHASES: tuple[tuple[type, ...], ...] = (
     (Stop,),
-    (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, Forget),
+    (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, SetSeed, Forget),
     (SetLink, SetActivity),
     (Start,),
 )
@@ -230,6 +238,7 @@ def _plan_absence(have: GuestState, wish: Wish) -> list[GuestChange]:
             RemoveDisk(f"disk {made.path}", f"Remove the disk {made.path} of guest {name}", made.path, None, name)
             for made in have.made
         ]
+    changes += _plan_seed(have, wish, None)
     if have.definition is not None or changes:
         changes.append(Forget(f"guest {name}", f"Remove guest {name}", have.definition, None, name))
     return changes
@@ -255,11 +264,30 @@ def _plan_rest(have: GuestState, want: Want) -> list[GuestChange]:
     if uefi is not None and uefi.template is not None and not have.variables:
         sentence = f"Make the store of UEFI variables for guest {name} from {uefi.template}"
         changes.append(CreateVariables(f"guest {name}", sentence, None, uefi, name))
+    changes += _plan_seed(have, wish, want.seed)
     if wish.wants_process:
         after = PAUSED if wish.state == "paused" else RUNNING
         how = ", paused" if after == PAUSED else ""
         changes.append(Start(f"guest {name}", f"Start guest {name}{how}", STOPPED, after, name, want.definition))
     return changes
+
+
+def _plan_seed(have: GuestState, wish: Wish, wanted: t.Optional[_seed.SeedFile]) -> t.Iterator[GuestChange]:
+    if have.seed == wanted:
+        return
+    name = wish.name
+    same = wanted is not None and have.seed is not None and wanted.digest == have.seed.digest
+    if wanted is not None and not same and wish.cloud_init is None:
+        if not wish.wants_process:
+            return
+        raise Refused(
+            f"the image with the cloud-init seed of guest {name} is missing or was changed, and what it held is "
+            "written nowhere else. Give cloud_init, or take the seed away with cloud_init: {delivery: none}."
+        )
+    sentence = f"{'Hand over' if same else 'Make'} the cloud-init seed of guest {name}"
+    if wanted is None:
+        sentence = f"Remove the cloud-init seed of guest {name}"
+    yield SetSeed(f"cloud-init seed of guest {name}", sentence, have.seed, wanted, name)
 
 
 def _is_to_grow(disk: Disk, image: Image) -> bool:
@@ -284,6 +312,8 @@ def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
             "restarted, or allow it with restart: if_needed."
         )
     changes: list[GuestChange] = list(_plan_links(have, want))
+    if have.definition is not None and have.definition.spec.cloud_init == want.spec.cloud_init and want.wish.cloud_init:
+        changes += _plan_seed(have, want.wish, want.seed)  # QEMU keeps the image that it has open
     wanted = PAUSED if want.wish.state == "paused" else RUNNING
     if have.activity == UNKNOWN:
         if wanted == PAUSED:
@@ -335,13 +365,23 @@ def differences(defined: Definition, wanted: GuestSpec) -> list[str]:
     spec = defined.spec
     found = []
     for field in dataclasses.fields(GuestSpec):
-        if field.name in ("disks", "nics", "accelerator", "network", "service_manager", "autostart", "uefi"):
+        if field.name in (
+            "disks",
+            "nics",
+            "accelerator",
+            "network",
+            "service_manager",
+            "autostart",
+            "cloud_init",
+            "uefi",
+        ):
             continue
         before, after = getattr(spec, field.name), getattr(wanted, field.name)
         if before != after:
             found.append(f"{field.name} is {_show(before)}, wanted {_show(after)}")
     if wanted.accelerator not in ("auto", defined.accelerator) and defined.accelerator:
         found.append(f"accelerator is {defined.accelerator}, wanted {wanted.accelerator}")
+    found += _seed.differences(spec.cloud_init, wanted.cloud_init)
     found += _list_differences("disk", spec.disks, wanted.disks, ("path", "format", "bus", "read_only"))
     found += _list_differences("NIC", spec.nics, wanted.nics, ("mac", "model", "tap", "queues"))
     return found
@@ -402,6 +442,8 @@ def _after(state: GuestState, change: Change) -> GuestState:
         return dataclasses.replace(state, images=images, made=made, variables=variables)
     if isinstance(change, Start):
         return dataclasses.replace(state, process=Process(0, 0), run_state=change.after, definition=change.definition)
+    if isinstance(change, SetSeed):
+        return dataclasses.replace(state, seed=change.after)
     if isinstance(change, SetActivity):
         return dataclasses.replace(state, run_state=change.after)
     return state

@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _images, _qmp, _spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _images, _qmp, _seed_iso, _spec
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import UNKNOWN, Definition, GuestState
@@ -130,6 +130,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         images=images,
         made=read_made_disks(name),
         variables=os.path.lexists(Places(name).variables),
+        seed=_seed_iso.read(name),
     )
 
 
