@@ -9,6 +9,7 @@ import typing as t
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._seed import CloudInit
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -16,6 +17,14 @@ GOLDEN = pathlib.Path(__file__).parent / "golden"
 TAP = Nic("52:54:00:21:34:56", "virtio-net-pci", tap="QemuTap0")
 
 SPECS: dict[str, tuple[GuestSpec, str]] = {
+    "seed": (
+        GuestSpec("vm1", console=False, guest_agent=True, nics=(TAP,), cloud_init=CloudInit("iso", "d", "s")),
+        "tcg",
+    ),
+    "seed_by_serial_number": (
+        GuestSpec("vm1", cloud_init=CloudInit("smbios", datasource="nocloud", seed_url="http://192.168.100.1:8000/")),
+        "tcg",
+    ),
     "bare": (GuestSpec("vm1", console=False, sandbox=False), "tcg"),
     "tiny": (
         GuestSpec("vm1", kernel="/boot/vmlinuz", initrd="/boot/initrd", cmdline="console=ttyS0 a=b,c", nics=(TAP,)),
