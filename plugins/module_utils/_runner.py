@@ -34,6 +34,8 @@ class Resource(abc.ABC, t.Generic[State]):
 
     #: Plural result key, such as C(bridges).
     plural: t.ClassVar[str]
+    #: Whether the items are part of the result; if not, they show in the diff alone, as files do that go with others.
+    returned: t.ClassVar[bool] = True
     #: Singular result key, returned beside the plural one when the task names one item.
     singular: t.ClassVar[str]
 
@@ -200,8 +202,9 @@ def _result(
     after: dict[str, t.Any] = {}
     for resource, had, has in zip(resources, have, final):
         items = resource.render(has)
-        result[resource.plural] = [{"name": name, **item} for name, item in items.items()]
-        if resource.single:
+        if resource.returned:
+            result[resource.plural] = [{"name": name, **item} for name, item in items.items()]
+        if resource.returned and resource.single:
             result[resource.singular] = result[resource.plural][0] if items else None
         result.update(resource.facts(has))
         before[resource.plural] = resource.render(had)

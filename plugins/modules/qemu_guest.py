@@ -273,11 +273,29 @@ options:
         type: str
         choices: [none, vnc]
       user: &user
-        description: The account that QEMU runs as. It must be there. The default for a new guest is V(labspan-qemu).
+        description:
+          - The account that QEMU runs as. It must be there.
+          - The default for a new guest is its own account, if M(labspan.vmnet.guest_account) has made one, else V(labspan-qemu).
         type: str
       sandbox: &sandbox
         description:
           - Whether QEMU locks itself into a system call filter. The default for a new guest is V(true).
+        type: bool
+      service_manager: &service_manager
+        description:
+          - Who starts QEMU.
+          - With V(systemd), the guest is the service C(labspan-guest@NAME). It comes back after a boot and after a crash, and is
+            powered off properly when the host goes down. Neither needs Ansible or Python. What QEMU says is in the journal. Its taps
+            must belong to O(user), because nobody can open them for it.
+          - With V(none), QEMU is a process that lasts until the host goes down.
+          - V(auto) is V(systemd) where systemd runs the host, for guests that do not run otherwise already. This is the default for
+            a new guest.
+        type: str
+        choices: [auto, systemd, none]
+      autostart: &autostart
+        description:
+          - Whether a guest that systemd runs is started when the host boots, unless O(state) says that it does not run.
+          - The default for a new guest is V(true).
         type: bool
       network: &network
         description:
@@ -293,7 +311,9 @@ options:
         type: str
         choices: [never, if_needed]
       shutdown_timeout: &shutdown_timeout
-        description: Seconds that the guest has to power itself off before QEMU gets SIGTERM.
+        description:
+          - Seconds that the guest has to power itself off before QEMU gets SIGTERM.
+          - Those of the task that makes it run hold for systemd, too.
         type: float
       force: &force
         description:
@@ -341,6 +361,8 @@ options:
   display: *display
   user: *user
   sandbox: *sandbox
+  service_manager: *service_manager
+  autostart: *autostart
   network: *network
   extra_args: *extra_args
   restart:
@@ -537,6 +559,14 @@ guests:
       type: list
       elements: str
       sample: ["memory is 512, wanted 2048"]
+    service: &return_service
+      description: The name of its service; null if systemd does not run it.
+      type: str
+      sample: labspan-guest@vm1.service
+    autostart: &return_autostart
+      description: Whether it starts when the host boots.
+      type: bool
+      sample: true
     accelerator: &return_accelerator
       description: C(kvm) or C(tcg); null for a guest that has never been started.
       type: str
@@ -652,6 +682,8 @@ guest:
     state: *return_state
     pid: *return_pid
     pending_restart: *return_pending
+    service: *return_service
+    autostart: *return_autostart
     accelerator: *return_accelerator
     memory: *return_memory
     cpus: *return_cpus
@@ -742,6 +774,8 @@ OPTIONS = {
     "display": {"type": "str", "choices": ["none", "vnc"]},
     "user": {"type": "str"},
     "sandbox": {"type": "bool"},
+    "service_manager": {"type": "str", "choices": ["auto", "systemd", "none"]},
+    "autostart": {"type": "bool"},
     "network": {"type": "str"},
     "extra_args": {"type": "list", "elements": "str"},
     "restart": {"type": "str", "choices": ["never", "if_needed"], "default": "never"},

@@ -14,6 +14,7 @@ import collections
 import dataclasses
 import json
 import os
+import pwd
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _tun
@@ -33,6 +34,7 @@ class PlannedTap(t.NamedTuple):
 
     bridge: t.Optional[str]
     multi_queue: bool
+    owner: t.Optional[int] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +109,34 @@ def tap_problems(spec: GuestSpec, network: Network, leaving: t.Collection[int]) 
         if holder is not None and holder.pid not in leaving:
             problems.append(f"{where} the tap {nic.tap} is in use by {holder}. Stop that process, or name another tap.")
     return problems
+
+
+def service_problems(spec: GuestSpec, network: Network, account: t.Optional[Account], *, running: bool) -> list[str]:
+    """Why systemd cannot start the guest; C(running) is whether it can start anything here."""
+    if not running:
+        return [
+            f"service_manager: systemd of guest {spec.name} is not to be had: systemd does not run this host, or "
+            "another network namespace of it. Give service_manager: none, or leave it out."
+        ]
+    problems = []
+    for index, nic in enumerate(spec.nics):
+        planned, link = network.planned.get(nic.tap or ""), network.links.get(nic.tap or "")
+        owner = planned.owner if planned is not None else link.tun.owner if link is not None and link.tun else None
+        if account is None or owner is None or owner == account.uid or account.uid == 0:
+            continue
+        problems.append(
+            f"nics[{index}] of guest {spec.name}: the tap {nic.tap} belongs to {_account_name(owner)}, and systemd "
+            f"starts QEMU as {account.name}, which cannot open it. Make the tap with owner: {account.name}, or let the "
+            "guest run as the tap's owner (user)."
+        )
+    return problems
+
+
+def _account_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"the account {uid}"
 
 
 def missing_taps(spec: GuestSpec, network: Network) -> list[str]:

@@ -19,9 +19,9 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tun
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _firmware, _qmp, _store
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _firmware, _qmp, _services, _store
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Wish
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import SYSTEMD, GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import (
     BROKEN_STATES,
     PAUSED,
@@ -48,6 +48,7 @@ class Starting:
     """A guest whose process has begun, until it is known to have come up."""
 
     def __init__(self, definition: Definition, process: Process, qmp: _qmp.Qmp, wanted: str) -> None:
+        self.definition = definition
         self.spec = definition.spec
         self.process = process
         self._qmp = qmp
@@ -62,8 +63,41 @@ class Starting:
                 if self._wanted == RUNNING and qmp.status() == "prelaunch":
                     qmp.execute("cont")
         except _qmp.QmpClosed:
-            said = last_lines(Places(self.spec.name).output)
-            raise SystemFailure(f"guest {self.spec.name} did not start. QEMU said: {said.rstrip('.')}.") from None
+            raise _did_not_start(self.definition) from None
+
+
+def _did_not_start(definition: Definition) -> SystemFailure:
+    name = definition.spec.name
+    by_systemd = definition.manager == SYSTEMD
+    said = _services.said(name) if by_systemd else last_lines(Places(name).output).rstrip(".")
+    return SystemFailure(f"guest {name} did not start. QEMU said: {said}.")
+
+
+def begin_services(wanted: t.Sequence[tuple[Definition, Account, str]]) -> list[Starting]:
+    """Start guests through systemd, all at once."""
+    for definition, account, _to in wanted:
+        _hand_over(Places(definition.spec.name), definition.spec, account)
+    processes = _services.start(
+        {definition.spec.name: _is_held_back(definition, to) for definition, _account, to in wanted}
+    )
+    return [_greet(definition, processes[definition.spec.name], to) for definition, _account, to in wanted]
+
+
+def _greet(definition: Definition, process: Process, wanted: str) -> Starting:
+    """QEMU makes its control socket itself, a moment after systemd has started it."""
+    path = Places(definition.spec.name).qmp_socket
+    deadline = time.monotonic() + _ANSWER_TIMEOUT
+    while True:
+        try:
+            return Starting(definition, process, _qmp.Qmp(path, timeout=_ANSWER_TIMEOUT), wanted)
+        except _qmp.QmpClosed:
+            if not process.alive or time.monotonic() > deadline:
+                raise _did_not_start(definition) from None
+        time.sleep(0.01)
+
+
+def _is_held_back(definition: Definition, wanted: str) -> bool:
+    return wanted == PAUSED or any(not nic.link for nic in definition.spec.nics)
 
 
 def begin(definition: Definition, account: Account, wanted: str) -> Starting:
@@ -84,8 +118,7 @@ def begin(definition: Definition, account: Account, wanted: str) -> Starting:
                 ours.callback(os.close, handed[number])
         # Connected before QEMU is there, the connection tells by itself whether QEMU answers or ends.
         qmp = _qmp.Qmp(places.qmp_socket, timeout=_ANSWER_TIMEOUT)
-        held_back = wanted == PAUSED or any(not nic.link for nic in spec.nics)
-        argv = [*definition.argv, *([_argv.PAUSED] if held_back else [])]
+        argv = [*definition.argv, *([_argv.PAUSED] if _is_held_back(definition, wanted) else [])]
         try:
             process = _process.spawn(
                 argv, pid_file=places.pid_file, output=places.output, account=account, descriptors=handed
@@ -106,14 +139,19 @@ def _prepare(places: Places, spec: GuestSpec, account: Account) -> None:
         os.chown(places.display, account.uid, account.gid)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(places.output)
-    if spec.uefi is not None:
-        _firmware.hand_over(places.variables, account.uid, account.gid)
+    _hand_over(places, spec, account)
     if spec.console:
         with contextlib.suppress(FileNotFoundError):
             os.rename(places.console_log, f"{places.console_log}.1")
         descriptor = os.open(places.console_log, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         os.fchown(descriptor, account.uid, account.gid)
         os.close(descriptor)
+
+
+def _hand_over(places: Places, spec: GuestSpec, account: Account) -> None:
+    """Give QEMU's account what it must write to, whoever the guest ran as before."""
+    if spec.uefi is not None:
+        _firmware.hand_over(places.variables, account.uid, account.gid)
 
 
 def _listen(ours: contextlib.ExitStack, path: str, account: Account) -> int:

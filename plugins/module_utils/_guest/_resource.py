@@ -13,10 +13,11 @@ import itertools
 import os
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tun, _values
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _systemd, _tun, _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _accelerator,
+    _accounts,
     _argv,
     _checks,
     _disks,
@@ -24,14 +25,17 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _life,
     _seed,
     _seed_iso,
+    _services,
     _spec,
     _state,
     _store,
+    _units,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._checks import Network, PlannedTap
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places, defined_guests
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Want
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._unit_files import FormerUnitFiles, UnitFiles
 from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Netlink
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account, Process
@@ -59,12 +63,19 @@ class Guests(Resource[State]):
         self._ended: dict[str, str] = {}
         self._stopping: set[str] = set()
         self._seeds = _seed_iso.Seeds({wish.name: wish.cloud_init for wish in wishes if wish.cloud_init is not None})
+        self._services: set[str] = set()
 
     def read(self) -> State:
         processes = _store.Processes()
         state = {
             wish.name: _store.read_state(wish.name, [options["path"] for options in wish.disks or ()], processes)
             for wish in self._wishes
+        }
+        state = _services.with_units(state)
+        self._services = {
+            name
+            for name, guest in state.items()
+            if guest.unit.drop_in is not None or (guest.definition and guest.definition.manager == _spec.SYSTEMD)
         }
         self._processes = {name: guest.process for name, guest in state.items() if guest.process is not None}
         if self._found is None:
@@ -104,6 +115,9 @@ class Guests(Resource[State]):
                 done += run
             elif kind is _state.Start:
                 self._start(t.cast("list[_state.Start]", run), done)
+            elif kind is _state.SetUnit:
+                _services.set_units({change.guest: change.after for change in run})
+                done += run
             else:
                 for change in run:
                     self._apply_one(change)
@@ -136,13 +150,15 @@ class Guests(Resource[State]):
                 _disks.complete(options, known.get(options["path"]), have.images.get(options["path"]))
                 for options in wish.disks
             )
-        spec = _spec.define(wish, defined.spec if defined else None, disks)
+        user = _accounts.default_for(wish.name) if defined is None else ""
+        spec = _spec.define(wish, defined.spec if defined else None, disks, user=user)
         spec = _firmware.settle(spec, defined.spec if defined else None, _checks.find_program(spec))
         accelerator = spec.accelerator
         if accelerator == "auto":
             accelerator = defined.accelerator if defined and defined.spec.accelerator == "auto" else ""
+        definition = _definition(spec, accelerator, _services.manager(spec, have))
         process = (self._found or {}).get(wish.name)
-        return Want(wish, _definition(spec, accelerator), process, _seed_iso.wanted(spec))
+        return Want(wish, definition, process, _seed_iso.wanted(spec), lambda defined: _services.unit_of(wish, defined))
 
     def _with_accelerator(self, want: Want) -> Want:
         spec = want.spec
@@ -150,7 +166,7 @@ class Guests(Resource[State]):
         accelerator = spec.accelerator
         if accelerator == "auto":
             accelerator = "" if program is None or account is None else self._choose(program, spec, account)
-        return dataclasses.replace(want, definition=_definition(spec, accelerator))
+        return dataclasses.replace(want, definition=_definition(spec, accelerator, want.definition.manager))
 
     def _choose(self, program: str, spec: GuestSpec, account: Account) -> str:
         key = (program, spec.user)
@@ -202,6 +218,8 @@ class Guests(Resource[State]):
         problems: list[str] = []
         for spec in specs:
             problems += _checks.program_problems(spec)
+            if wants[spec.name].definition.manager == _spec.SYSTEMD:
+                problems += _checks.service_problems(spec, network, _account(spec), running=_systemd.is_running())
             problems += _checks.tap_problems(spec, network, self.leaving())
             problems += self._unless_checking(
                 [_checks.missing_tap_problem(spec, tap) for tap in _checks.missing_taps(spec, network)]
@@ -273,7 +291,11 @@ class Guests(Resource[State]):
 
     def _stop(self, stops: t.Sequence[_state.Stop]) -> None:
         pairs = [(stop, self._processes[stop.guest]) for stop in stops if stop.guest in self._processes]
-        self._ended.update(_life.end(pairs))
+        try:
+            self._ended.update(_life.end(pairs))
+        finally:  # it takes the end of a process that was killed for a failure, and would start it again
+            gone = {stop.guest for stop in stops} - {stop.guest for stop, process in pairs if process.alive}
+            _services.ended(sorted(gone & self._services))
         for name, means in self._ended.items():
             if means != _life.POWERDOWN:
                 self.warnings.append(
@@ -283,14 +305,21 @@ class Guests(Resource[State]):
     def _start(self, starts: t.Sequence[_state.Start], done: list[Change]) -> None:
         wishes = {wish.name: wish for wish in self._wishes}
         begun: list[_life.Starting] = []
+        accounts = {start.guest: self._account_of(start) for start in starts}
+        services = [start for start in starts if start.definition.manager == _spec.SYSTEMD]
+        if services:
+            self._services |= {start.guest for start in services}
+            done += services  # systemd goes on trying what it could not start at once: all are to be ended
+            begun += _life.begin_services(
+                [(start.definition, accounts[start.guest], start.after) for start in services]
+            )
+            self._processes.update({starting.spec.name: starting.process for starting in begun})
         for start in starts:
-            account = _account(start.definition.spec)
-            if account is None:
-                raise Refused(_checks.account_problem(start.definition.spec))
-            starting = _life.begin(start.definition, account, start.after)
-            self._processes[start.guest] = starting.process
-            begun.append(starting)
-            done.append(start)
+            if start not in services:
+                starting = _life.begin(start.definition, accounts[start.guest], start.after)
+                self._processes[start.guest] = starting.process
+                begun.append(starting)
+                done.append(start)
         for starting in begun:
             starting.settle()
         _life.wait_for_consoles(
@@ -298,6 +327,12 @@ class Guests(Resource[State]):
             for starting in begun
             if wishes[starting.spec.name].wait_for == "console" and wishes[starting.spec.name].state != "paused"
         )
+
+    def _account_of(self, start: _state.Start) -> Account:
+        account = _account(start.definition.spec)
+        if account is None:
+            raise Refused(_checks.account_problem(start.definition.spec))
+        return account
 
     def _apply_one(self, change: _state.GuestChange) -> None:
         name = change.guest
@@ -348,12 +383,16 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
     guests = Guests(wishes, single=single, check_mode=check_mode)
     coming: list[dict[str, t.Any]] = []
     going: list[dict[str, t.Any]] = []
+    served = False
+    processes = _store.Processes()
     for wish in wishes:
         defined = _store.read_definition(wish.name)
-        before = _bridged_taps(defined.spec.nics if defined else (), defined.spec.network if defined else None)
+        owner = _tap_owner(wish, defined, processes)
+        served = served or (owner is not None and wish.state != "absent")
+        before = _bridged_taps(defined.spec.nics if defined else (), defined.spec.network if defined else None, None)
         network = wish.given.get("network", defined.spec.network if defined else None)
         wanted = wish.given.get("nics", defined.spec.nics if defined else ())
-        after = {} if wish.state == "absent" else _bridged_taps(wanted, network)
+        after = {} if wish.state == "absent" else _bridged_taps(wanted, network, owner)
         coming += after.values()
         if _lets_go(wish):
             going += [{**tap, "state": "absent"} for name, tap in before.items() if name not in after]
@@ -362,7 +401,29 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
         resources.insert(0, TapDevices(coming, check_mode=check_mode))
     if going:
         resources.append(FormerTaps(going, check_mode=check_mode, leaving=guests.leaving))
+    if served:
+        resources.insert(0, UnitFiles())
+    elif _systemd.is_running():
+        resources.append(FormerUnitFiles(lambda state: _is_service_left(wishes, state)))
     return resources
+
+
+def _tap_owner(wish: Wish, defined: t.Optional[Definition], processes: _store.Processes) -> t.Optional[str]:
+    """The account that opens the guest's taps itself, as it does under systemd; None where they are opened for it."""
+    spec = defined.spec if defined else GuestSpec(wish.name, user=_accounts.default_for(wish.name))
+    asked = dataclasses.replace(spec, service_manager=wish.given.get("service_manager", spec.service_manager))
+    running = GuestState(defined, processes.find(wish.name) if defined else None)
+    if _services.manager(asked, running) != _spec.SYSTEMD:
+        return None
+    return str(wish.given.get("user", spec.user))
+
+
+def _is_service_left(wishes: t.Sequence[Wish], state: State) -> bool:
+    """Whether a guest of this host is systemd's, with those of the task as C(state) has them."""
+    here = [guest.definition for guest in state.values()]
+    names = {wish.name for wish in wishes}
+    elsewhere = [_store.read_definition(name) for name in defined_guests() if name not in names]
+    return any(definition is not None and definition.manager == _spec.SYSTEMD for definition in [*here, *elsewhere])
 
 
 class FormerTaps(TapDevices):
@@ -372,9 +433,13 @@ class FormerTaps(TapDevices):
     singular: t.ClassVar[str] = "former_tap"
 
 
-def _bridged_taps(nics: t.Sequence[_spec.Nic], network: t.Optional[str]) -> dict[str, dict[str, t.Any]]:
+def _bridged_taps(
+    nics: t.Sequence[_spec.Nic], network: t.Optional[str], owner: t.Optional[str]
+) -> dict[str, dict[str, t.Any]]:
+    """The options of the taps that are made for these NICs; C(owner) None leaves theirs as it is, root for new ones."""
     return {
         nic.tap: {
+            **({"owner": owner} if owner is not None else {}),
             "name": nic.tap,
             "bridge": nic.bridge,
             "network": network or nic.bridge,
@@ -392,10 +457,12 @@ def _lets_go(wish: Wish) -> bool:
     return _store.Processes().find(wish.name) is None
 
 
-def _definition(spec: GuestSpec, accelerator: str) -> Definition:
+def _definition(spec: GuestSpec, accelerator: str, manager: str) -> Definition:
     program = _checks.find_program(spec) or f"qemu-system-{spec.architecture}"
-    argv = _argv.command_line(spec, program=program, accelerator=accelerator) if accelerator else []
-    return Definition(spec, accelerator, tuple(argv))
+    argv = []
+    if accelerator:
+        argv = _argv.command_line(spec, program=program, accelerator=accelerator, manager=manager)
+    return Definition(spec, accelerator, tuple(argv), manager)
 
 
 def _account(spec: GuestSpec) -> t.Optional[Account]:
@@ -407,7 +474,7 @@ def _network(specs: t.Sequence[GuestSpec], ahead: t.Mapping[str, t.Any]) -> Netw
     if not taps:
         return Network({}, {}, {})
     planned = {
-        name: PlannedTap(tap.attachment.bridge if tap.attachment else None, bool(tap.multi_queue))
+        name: PlannedTap(tap.attachment.bridge if tap.attachment else None, bool(tap.multi_queue), tap.owner)
         for name, tap in (ahead["taps"].taps if "taps" in ahead else {}).items()
     }
     with Netlink() as netlink:
@@ -442,6 +509,8 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
             for key in ("memory", "cpus", "architecture", "machine", "kernel", "initrd", "cmdline", "user", "sandbox")
         },
         **_firmware.render(spec, places.variables),
+        service=_units.unit(name) if guest.unit.drop_in is not None else None,
+        autostart=guest.unit.enabled,
         accelerator=guest.definition.accelerator or None,
         disks=[_render_disk(disk, guest) for disk in spec.disks],
         nics=[{**dataclasses.asdict(nic), "user": nic.user} for nic in spec.nics],

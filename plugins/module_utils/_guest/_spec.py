@@ -118,6 +118,8 @@ class GuestSpec:
     firmware_variables: t.Optional[str] = None
     uefi: t.Optional[Uefi] = None
     """The images that were found for C(firmware=uefi)."""
+    shutdown_timeout: float = 60.0
+    """Seconds that systemd gives it to power itself off."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,6 +213,8 @@ def wish(options: Options, *, identity: str) -> Wish:
     ):
         if options.get(option) is not None:
             given[option] = options[option]
+    if options["state"] in ("running", "paused", "restarted"):  # what a task that stops it allows, holds for that task
+        given["shutdown_timeout"] = _seconds("shutdown_timeout", options["shutdown_timeout"])
     if given.get("cpus", 1) < 1:
         raise InvalidInput("cpus", given["cpus"], "is no processor at all; give 1 or more.")
     if options.get("nics") is not None:
@@ -232,9 +236,14 @@ def wish(options: Options, *, identity: str) -> Wish:
     )
 
 
-def define(asked: Wish, defined: t.Optional[GuestSpec], disks: t.Optional[tuple[Disk, ...]]) -> GuestSpec:
-    """The guest that the wish leads to; what it leaves open stays as defined, or is the default of a new guest."""
-    base = defined or GuestSpec(asked.name)
+def define(
+    asked: Wish, defined: t.Optional[GuestSpec], disks: t.Optional[tuple[Disk, ...]], *, user: str = "labspan-qemu"
+) -> GuestSpec:
+    """The guest that the wish leads to; what it leaves open stays as defined, or is the default of a new guest.
+
+    C(user) is whom a new guest runs as when the wish does not say.
+    """
+    base = defined or GuestSpec(asked.name, user=user)
     given = dict(asked.given)
     if defined is None:
         architecture = given.setdefault("architecture", os.uname().machine)

@@ -30,6 +30,12 @@ UNKNOWN = "unknown"
 _RUN_STATES = {"running": RUNNING, "suspended": RUNNING}
 BROKEN_STATES = ("internal-error", "guest-panicked", "shutdown")
 
+#: Attributes that are compared by themselves, or follow from others.
+SEPARATE = ("disks", "nics", "accelerator", "network", "service_manager", "cloud_init", "uefi")
+
+#: Attributes of a guest that concern systemd, not QEMU: they change while it runs.
+SETTINGS = ("autostart", "shutdown_timeout")
+
 #: Seconds that a guest gets to power off when its start is taken back.
 _UNDO_PATIENCE = 5.0
 
@@ -44,6 +50,16 @@ class Definition:
     argv: tuple[str, ...]
     manager: str = "none"
     """Who starts it: C(systemd) or C(none)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """What systemd has of a guest."""
+
+    drop_in: t.Optional[str] = None
+    """The text of its drop-in; None when there is none."""
+    enabled: bool = False
+    """Whether it starts at boot."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +78,9 @@ class GuestState:
     variables: bool = False
     """Whether it has a store of UEFI variables."""
     seed: t.Optional[_seed.SeedFile] = None
+    unit: Unit = Unit()
+    coming_back: bool = False
+    """There is no process, and systemd is about to start one again."""
 
     @property
     def activity(self) -> str:
@@ -75,7 +94,7 @@ class GuestState:
 
     @property
     def is_there(self) -> bool:
-        return self.definition is not None or self.process is not None
+        return self.definition is not None or self.process is not None or self.unit != Unit()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +106,8 @@ class Want:
     restart_of: t.Optional[Process] = None
     """The process that C(state=restarted) found: it must not be the one that runs in the end."""
     seed: t.Optional[_seed.SeedFile] = None
+    unit_of: t.Callable[[Definition], Unit] = lambda _definition: Unit()
+    """What systemd shall have of a guest that is defined so."""
 
     @property
     def spec(self) -> GuestSpec:
@@ -115,6 +136,11 @@ class Stop(GuestChange):
 @dataclasses.dataclass(frozen=True)
 class Define(GuestChange):
     """The guest's file changes; states are Definition or None."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SetUnit(GuestChange):
+    """What systemd has of the guest changes; states are Unit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +222,8 @@ class Forget(GuestChange):
 PHASES: tuple[tuple[type, ...], ...] = (
     (Stop,),
     (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, SetSeed, Forget),
+    (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, Forget),
+    (SetUnit,),
     (SetLink, SetActivity),
     (Start,),
 )
@@ -208,14 +236,39 @@ def phase(change: Change) -> int:
 
 def plan(have: GuestState, want: Want) -> list[GuestChange]:
     """The changes for one guest, in order."""
+    changes = _plan_guest(have, want)
+    start = [change for change in changes if isinstance(change, Start)]
+    return [*(change for change in changes if change not in start), *_plan_unit(have, want, changes), *start]
+
+
+def _plan_guest(have: GuestState, want: Want) -> list[GuestChange]:
     if want.wish.state == "absent":
         return _plan_absence(have, want.wish)
+    if have.process is None and have.coming_back and want.wish.state == "stopped":
+        return [_stop(have, want.wish), *_plan_rest(have, want)]
     if have.process is None:
         return _plan_rest(have, want)
     if want.wish.state == "stopped" or _is_to_restart(have, want):
         stopped = dataclasses.replace(have, process=None, run_state=None, as_defined=True)
         return [_stop(have, want.wish), *_plan_rest(stopped, want)]
     return _plan_life(have, want)
+
+
+def _plan_unit(have: GuestState, want: Want, changes: t.Sequence[Change]) -> t.Iterator[GuestChange]:
+    name, definition = want.wish.name, predict(have, changes).definition
+    before, after = have.unit, Unit() if definition is None else want.unit_of(definition)
+    if before == after:
+        return
+    sentences = []
+    if before.drop_in != after.drop_in:
+        verb = "Write" if before.drop_in is None else "Remove" if after.drop_in is None else "Change"
+        sentences.append(f"{verb} the unit of guest {name}")
+    if before.enabled != after.enabled:
+        sentences.append(f"{'have' if after.enabled else 'no longer have'} it started when the host boots")
+    sentence = ", and ".join(sentences)
+    if before.drop_in == after.drop_in:
+        sentence = f"{'Have' if after.enabled else 'No longer have'} guest {name} started when the host boots"
+    yield SetUnit(f"unit of guest {name}", sentence, before, after, name)
 
 
 def _is_to_restart(have: GuestState, want: Want) -> bool:
@@ -231,7 +284,7 @@ def _stop(have: GuestState, wish: Wish) -> Stop:
 
 def _plan_absence(have: GuestState, wish: Wish) -> list[GuestChange]:
     name, changes = wish.name, t.cast("list[GuestChange]", [])
-    if have.process is not None:
+    if have.process is not None or have.coming_back:
         changes.append(_stop(have, wish))
     if wish.remove_disks:
         changes += [
@@ -314,6 +367,7 @@ def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
     changes: list[GuestChange] = list(_plan_links(have, want))
     if have.definition is not None and have.definition.spec.cloud_init == want.spec.cloud_init and want.wish.cloud_init:
         changes += _plan_seed(have, want.wish, want.seed)  # QEMU keeps the image that it has open
+    changes += _plan_settings(predict(have, changes), want)
     wanted = PAUSED if want.wish.state == "paused" else RUNNING
     if have.activity == UNKNOWN:
         if wanted == PAUSED:
@@ -344,6 +398,22 @@ def _plan_links(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
         yield Define(f"guest {name}", sentence, have.definition, definition, name)
 
 
+def _plan_settings(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
+    if have.definition is None or not have.as_defined:
+        return
+    name, defined = want.wish.name, have.definition.spec
+    wanted = {setting: getattr(want.spec, setting) for setting in SETTINGS}
+    if any(getattr(defined, setting) != value for setting, value in wanted.items()):
+        after = dataclasses.replace(have.definition, spec=dataclasses.replace(defined, **wanted))
+        told = [
+            f"{setting} is {_show(getattr(defined, setting))}, wanted {_show(value)}"
+            for setting, value in wanted.items()
+            if getattr(defined, setting) != value
+        ]
+        sentence = f"Change the definition of guest {name}: {'; '.join(told)}"
+        yield Define(f"guest {name}", sentence, have.definition, after, name)
+
+
 def pending_restart(have: GuestState, want: Want) -> list[str]:
     """What differs between the running guest and the wanted one, and comes into force when it is restarted."""
     if have.process is None or want.wish.state == "absent":
@@ -365,16 +435,7 @@ def differences(defined: Definition, wanted: GuestSpec) -> list[str]:
     spec = defined.spec
     found = []
     for field in dataclasses.fields(GuestSpec):
-        if field.name in (
-            "disks",
-            "nics",
-            "accelerator",
-            "network",
-            "service_manager",
-            "autostart",
-            "cloud_init",
-            "uefi",
-        ):
+        if field.name in (*SEPARATE, *SETTINGS):
             continue
         before, after = getattr(spec, field.name), getattr(wanted, field.name)
         if before != after:
@@ -382,6 +443,8 @@ def differences(defined: Definition, wanted: GuestSpec) -> list[str]:
     if wanted.accelerator not in ("auto", defined.accelerator) and defined.accelerator:
         found.append(f"accelerator is {defined.accelerator}, wanted {wanted.accelerator}")
     found += _seed.differences(spec.cloud_init, wanted.cloud_init)
+    if wanted.service_manager not in ("auto", defined.manager):
+        found.append(f"service_manager is {defined.manager}, wanted {wanted.service_manager}")
     found += _list_differences("disk", spec.disks, wanted.disks, ("path", "format", "bus", "read_only"))
     found += _list_differences("NIC", spec.nics, wanted.nics, ("mac", "model", "tap", "queues"))
     return found
@@ -421,7 +484,9 @@ def predict(have: GuestState, changes: t.Iterable[Change]) -> GuestState:
 
 def _after(state: GuestState, change: Change) -> GuestState:
     if isinstance(change, Stop):
-        return dataclasses.replace(state, process=None, run_state=None, as_defined=True)
+        return dataclasses.replace(state, process=None, run_state=None, as_defined=True, coming_back=False)
+    if isinstance(change, SetUnit):
+        return dataclasses.replace(state, unit=change.after)
     if isinstance(change, (Define, Forget)):
         return dataclasses.replace(state, definition=change.after)
     if isinstance(change, CreateDisk):
@@ -441,7 +506,13 @@ def _after(state: GuestState, change: Change) -> GuestState:
         variables = state.variables and change.before != Places(change.guest).variables
         return dataclasses.replace(state, images=images, made=made, variables=variables)
     if isinstance(change, Start):
-        return dataclasses.replace(state, process=Process(0, 0), run_state=change.after, definition=change.definition)
+        return dataclasses.replace(
+            state,
+            process=Process(0, 0),
+            run_state=change.after,
+            definition=change.definition,
+            coming_back=False,
+        )
     if isinstance(change, SetSeed):
         return dataclasses.replace(state, seed=change.after)
     if isinstance(change, SetActivity):

@@ -1,0 +1,177 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Guests as systemd's services: what it has of them, changing that, and their starts and ends through it.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import grp
+import os
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils import _links, _process, _systemd
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _store, _units
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import NONE, SYSTEMD, GuestSpec, Wish
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Unit
+from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
+
+_WANTS = f"{_units.UNITS}/multi-user.target.wants"
+
+
+def read(name: str) -> Unit:
+    """What systemd has of the guest, from its files alone."""
+    return Unit(read_file(_units.drop_in_path(name)), os.path.lexists(os.path.join(_WANTS, _units.unit(name))))
+
+
+def coming_back(names: t.Sequence[str]) -> set[str]:
+    """Which of these guests systemd is about to start again, or still ends."""
+    if not names or not _systemd.is_running():
+        return set()
+    states = _systemd.shows([_units.unit(name) for name in names], "ActiveState")
+    return {name for name in names if states[_units.unit(name)].get("ActiveState") in ("activating", "deactivating")}
+
+
+def with_units(state: t.Mapping[str, GuestState]) -> dict[str, GuestState]:
+    """The states with what systemd has of the guests."""
+    units = {name: read(name) for name in state}
+    returning = coming_back(
+        [name for name, guest in state.items() if guest.process is None and units[name].drop_in is not None]
+    )
+    return {
+        name: dataclasses.replace(guest, unit=units[name], coming_back=name in returning)
+        for name, guest in state.items()
+    }
+
+
+def manager(spec: GuestSpec, have: GuestState) -> str:
+    """Who shall start the guest; one that runs keeps what it was started by unless the task says otherwise."""
+    if spec.service_manager != "auto":
+        return spec.service_manager
+    if have.process is not None and have.definition is not None:
+        return have.definition.manager
+    return SYSTEMD if _systemd.is_running() else NONE
+
+
+def unit_of(wish: Wish, definition: Definition) -> Unit:
+    """What systemd shall have of a guest that is defined so."""
+    if definition.manager != SYSTEMD or not definition.argv:
+        return Unit()
+    text = _units.drop_in(
+        definition.spec, definition.argv, networks=_networks(definition.spec), groups=_existing_groups("kvm")
+    )
+    return Unit(text, definition.spec.autostart and wish.wants_process)
+
+
+def _networks(spec: GuestSpec) -> list[str]:
+    """The networks that the guest is on, by whose units it is preceded at boot."""
+    if spec.network is not None:
+        return [spec.network]
+    found = set()
+    for nic in spec.nics:
+        owner = nic.bridge or (_links.owner_of(_alias(nic.tap)) if nic.tap is not None else None)
+        if owner is not None:
+            found.add(owner)
+    return sorted(found)
+
+
+def _alias(interface: str) -> str:
+    try:
+        with open(f"/sys/class/net/{interface}/ifalias", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return ""
+
+
+def _existing_groups(*names: str) -> list[str]:
+    known = {group.gr_name for group in grp.getgrall()}
+    return [name for name in names if name in known]
+
+
+def set_units(units: t.Mapping[str, Unit]) -> None:
+    """Bring what systemd has of the guests into these states."""
+    names = {name: _units.unit(name) for name in units}
+    leaving = [unit for name, unit in names.items() if not units[name].enabled and read(name).enabled]
+    if leaving:
+        _systemd.disable(*leaving)
+    if [name for name in units if write_file(_units.drop_in_path(name), units[name].drop_in, 0o644)]:
+        _systemd.daemon_reload()
+    coming = [unit for name, unit in names.items() if units[name].enabled and not read(name).enabled]
+    if coming:
+        _systemd.enable(*coming)
+
+
+def start(held_back: t.Mapping[str, bool]) -> dict[str, Process]:
+    """Start the guests, all at once; those that are held back do not run before they are told to."""
+    units = [_units.unit(name) for name in held_back]
+    for name, waits in held_back.items():
+        places = Places(name)
+        _store.make_state_directory(places)
+        _store.clear_runtime(places)
+        text = f"{_units.START_VARIABLE}={_argv.PAUSED}\n" if waits else None
+        write_file(_units.START_FILE % name, text, 0o600)
+    try:
+        _systemd.reset_failed(*units)
+        _systemd.start(*units)
+        processes = {}
+        for name, state in zip(held_back, _systemd.shows(units, "MainPID").values()):
+            process = _process.identify(int(state.get("MainPID") or 0))
+            if process is None:
+                raise SystemFailure(f"guest {name} did not start. QEMU said: {said(name)}.")
+            processes[name] = process
+        return processes
+    finally:
+        for name in held_back:  # else a start after a crash would be held back, too
+            write_file(_units.START_FILE % name, None, 0o600)
+
+
+def ended(names: t.Iterable[str]) -> None:
+    """Have systemd take note that the guests are to be down, whatever their ends looked like to it."""
+    units = [_units.unit(name) for name in names]
+    if units and _systemd.is_running():
+        _systemd.stop(*units)
+        _systemd.reset_failed(*units)
+
+
+def said(name: str) -> str:
+    """The last words of the guest's QEMU, from the journal."""
+    lines = _systemd.log(_units.unit(name), lines=12).splitlines()
+    return (" | ".join(line.strip() for line in lines if line.strip()) or "nothing").rstrip(".")
+
+
+def read_file(path: str) -> t.Optional[str]:
+    """The text of a file of ours; None when there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def write_file(path: str, text: t.Optional[str], mode: int) -> bool:
+    """Make the file hold the text, or take it away and its directory if that is empty; whether anything changed."""
+    if read_file(path) == text:
+        return False
+    directory = os.path.dirname(path)
+    if text is None:
+        os.unlink(path)
+        if directory not in (_units.UNITS, os.path.dirname(_units.START_FILE)):
+            with contextlib.suppress(OSError):
+                os.rmdir(directory)
+        return True
+    os.makedirs(directory, mode=0o755, exist_ok=True)
+    temporary = f"{path}.new"
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, mode)
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    os.rename(temporary, path)
+    return True
