@@ -88,7 +88,8 @@ options:
           path:
             description:
               - The image file, or a block device. Its directory must be there.
-              - The default is C(/var/lib/labspan/guests/NAME/diskN.qcow2).
+              - The default is C(/var/lib/labspan/guests/NAME/diskN.qcow2). A CD drive has none, and is empty without O(guests[].disks[].path)
+                or with an empty one.
             type: str
           size:
             description:
@@ -97,8 +98,13 @@ options:
             type: str
           base_image:
             description:
-              - The image that a new disk is an overlay of. It is never written to.
-              - It must be readable for O(user).
+              - The image that a new disk is an overlay of, as a path on the host or as a URL (C(https), C(http), C(file)).
+              - It is never written to. Another guest that has it as its own disk is refused, whether it runs or not.
+              - An image from a URL is downloaded once for all guests of the host, into C(/var/lib/labspan/images/), and
+                gets its name there when it is whole and right. One whose URL ends in C(.xz), C(.gz) or C(.bz2) is unpacked. It is
+                never downloaded again, but counts as another image when its URL or O(guests[].disks[].checksum) changes.
+              - It must be readable for O(user). What it is built on itself, if anything, must be in its directory, that of the disk or
+                of the guest. A downloaded one must stand alone.
             type: str
           base_format:
             description: The format of the base image. The default is what is found in it; another one is an error.
@@ -107,7 +113,9 @@ options:
           checksum:
             description:
               - The checksum of the base image as C(sha256:)I(digits); C(sha512), C(sha1) and C(md5) work, too.
-              - It is checked when the overlay is made, not afterwards.
+              - For an image from a URL also C(sha256:)I(URL) of the list that its publisher has of them. It is of what is downloaded,
+                before that is unpacked. With C(http), which anybody on the way can change, it is required.
+              - It is checked when the image is downloaded, or else when the overlay is made, not afterwards.
             type: str
           format:
             description: The format of the disk. The default for a new one is V(qcow2); an existing one keeps its own.
@@ -116,12 +124,20 @@ options:
           bus:
             description:
               - How the guest sees the disk. V(ide) is the built-in controller of the machine, on q35 an AHCI one.
-              - The default is V(virtio).
+              - The default is V(virtio), and V(sata) for a CD drive, which can be V(ide) or V(scsi), too.
             type: str
             choices: [virtio, ide, sata, scsi, nvme]
           read_only:
-            description: Whether the guest can only read the disk. An V(ide) or V(sata) disk cannot be read-only.
+            description: >-
+              Whether the guest can only read the disk. An V(ide) or V(sata) disk cannot be read-only, unless it is a CD drive, which
+              always is.
             type: bool
+          media:
+            description:
+              - V(cdrom) is a CD drive, with the ISO image at O(guests[].disks[].path) in it.
+              - The default is V(disk).
+            type: str
+            choices: [disk, cdrom]
       nics: &nics
         description: The network interfaces, all of them.
         type: list
@@ -253,7 +269,7 @@ options:
         description: What is tried to boot from, in this order. Without it, the firmware decides.
         type: list
         elements: str
-        choices: [disk, network]
+        choices: [disk, cdrom, network]
       console: &console
         description:
           - Whether the guest has a serial console. Its socket is C(/run/labspan/guests/NAME/console.sock), and what the guest writes
@@ -402,6 +418,18 @@ EXAMPLES = r"""
     disks:
       - base_image: /var/lib/libvirt/images/debian-12.qcow2
         size: 20G
+    nics:
+      - bridge: br0
+
+- name: A guest on a cloud image that is downloaded once for all guests, with an empty CD drive
+  labspan.vmnet.qemu_guest:
+    name: vm2
+    memory: 2G
+    disks:
+      - base_image: https://cloud.debian.org/images/cloud/bookworm/latest/debian-12-genericcloud-amd64.qcow2
+        checksum: sha512:https://cloud.debian.org/images/cloud/bookworm/latest/SHA512SUMS
+        size: 20G
+      - media: cdrom
     nics:
       - bridge: br0
 
@@ -632,6 +660,7 @@ guests:
           format: qcow2
           bus: virtio
           read_only: false
+          media: disk
           base_image: null
           size: 21474836480
           made: true
@@ -722,6 +751,7 @@ DISK = {
     "format": {"type": "str", "choices": list(_spec.FORMATS)},
     "bus": {"type": "str", "choices": list(_spec.BUSES)},
     "read_only": {"type": "bool"},
+    "media": {"type": "str", "choices": list(_spec.MEDIA)},
 }
 
 NIC = {
@@ -768,7 +798,7 @@ OPTIONS = {
     "kernel": {"type": "str"},
     "initrd": {"type": "str"},
     "cmdline": {"type": "str"},
-    "boot_order": {"type": "list", "elements": "str", "choices": ["disk", "network"]},
+    "boot_order": {"type": "list", "elements": "str", "choices": ["disk", "cdrom", "network"]},
     "console": {"type": "bool"},
     "guest_agent": {"type": "bool"},
     "display": {"type": "str", "choices": ["none", "vnc"]},

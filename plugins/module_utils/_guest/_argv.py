@@ -185,7 +185,8 @@ def _kernel(spec: GuestSpec) -> list[str]:
 def _boot_indexes(spec: GuestSpec) -> dict[str, int]:
     """Device id -> its turn at booting; nothing when the order is the machine's own."""
     devices = {
-        "disk": [f"disk{index}" for index in range(len(spec.disks))],
+        "disk": [f"disk{index}" for index, disk in enumerate(spec.disks) if not disk.is_cdrom],
+        "cdrom": [f"disk{index}" for index, disk in enumerate(spec.disks) if disk.is_cdrom],
         "network": [f"nic{index}" for index in range(len(spec.nics))],
     }
     ordered = [device for kind in spec.boot_order for device in devices[kind]]
@@ -203,11 +204,15 @@ def _disks(spec: GuestSpec, boot_indexes: t.Mapping[str, int]) -> list[str]:
     ports = _slots.ports(spec)
     for index, disk in enumerate(spec.disks):
         identity = f"disk{index}"
-        argv += ["-blockdev", _blockdev(disk, identity)]
+        image = {} if disk.is_empty else {"drive": f"image{index}"}
+        if image:
+            argv += ["-blockdev", _blockdev(disk, identity)]
         bus, place = _place(spec, disk.bus, used)
+        if disk.is_cdrom:
+            bus = bus.replace("-hd", "-cd")
         port = {"bus": ports[identity]} if identity in ports else {}
         turn = {"bootindex": boot_indexes[identity]} if identity in boot_indexes else {}
-        argv += ["-device", _options(bus, drive=f"image{index}", id=identity, **place, **port, **turn)]
+        argv += ["-device", _options(bus, **image, id=identity, **place, **port, **turn)]
     return argv
 
 

@@ -190,7 +190,7 @@ def _shared_disks(specs: t.Sequence[GuestSpec], starting: t.Collection[str]) -> 
     writers: dict[str, list[str]] = collections.defaultdict(list)
     readers: dict[str, list[str]] = collections.defaultdict(list)
     for spec in specs:
-        for disk in spec.disks:
+        for disk in (disk for disk in spec.disks if not disk.is_empty):
             (readers if disk.read_only else writers)[os.path.realpath(disk.path)].append(spec.name)
             if disk.base_image is not None:
                 readers[os.path.realpath(disk.base_image)].append(spec.name)
@@ -205,6 +205,8 @@ def _shared_disks(specs: t.Sequence[GuestSpec], starting: t.Collection[str]) -> 
 
 def disk_problems(spec: GuestSpec, disk: Disk, image: t.Optional[Image], *, running: bool) -> list[str]:
     """Why a disk cannot be made or used."""
+    if disk.is_cdrom and image is None:
+        return []
     if image is not None:
         problems = _disks.existing_problems(disk, image)
         if not problems and not running and not disk.read_only and _images.is_open(disk.path):
@@ -229,7 +231,7 @@ def disk_problems(spec: GuestSpec, disk: Disk, image: t.Optional[Image], *, runn
             f"the program qemu-img is needed to make the disk {disk.path} and is not on the managed host. Install the "
             "package qemu-utils (its name in Debian)."
         )
-    if not problems:
+    if not problems and disk.source is None:
         wrong = _disks.checksum_problem(disk)
         problems += [wrong] if wrong else []
     return problems
@@ -237,11 +239,13 @@ def disk_problems(spec: GuestSpec, disk: Disk, image: t.Optional[Image], *, runn
 
 def missing_for_disk(spec: GuestSpec, disk: Disk) -> list[str]:
     """What has to be there before a disk can be made."""
+    if disk.is_cdrom:
+        return [f"the CD image {disk.path} of guest {spec.name} does not exist on the managed host."]
     problems = []
     directory = os.path.dirname(disk.path)
     if not os.path.isdir(directory) and directory != os.path.join(STATE_ROOT, spec.name):
         problems.append(f"the directory {directory} of the disk {disk.path} does not exist. Make it first.")
-    if disk.base_image is not None and not os.path.exists(disk.base_image):
+    if disk.base_image is not None and disk.source is None and not os.path.exists(disk.base_image):
         problems.append(f"the base image {disk.base_image} of guest {spec.name} does not exist on the managed host.")
     return problems
 

@@ -52,7 +52,7 @@ def checksum_problem(disk: Disk) -> t.Optional[str]:
     return f"the base image {disk.base_image} has the {algorithm} checksum {digest.hexdigest()}, not {wanted}."
 
 
-def make(disk: Disk, uid: int, gid: int, record: t.Callable[[MadeDisk], None]) -> MadeDisk:
+def make(disk: Disk, guest: str, uid: int, gid: int, record: t.Callable[[MadeDisk], None]) -> MadeDisk:
     """Make the image; raises when anything is at its path, and then has changed nothing there.
 
     It is made under another name and linked to its own, which the kernel refuses when that is taken. C(record) is
@@ -64,7 +64,7 @@ def make(disk: Disk, uid: int, gid: int, record: t.Callable[[MadeDisk], None]) -
         os.unlink(temporary)
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        _fill(disk, temporary)
+        _fill(_with_fetched_base(disk, guest), temporary)
         os.chown(temporary, uid, gid)
         found = os.stat(temporary)
         made = MadeDisk(disk.path, found.st_dev, found.st_ino)
@@ -78,6 +78,19 @@ def make(disk: Disk, uid: int, gid: int, record: t.Callable[[MadeDisk], None]) -
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
     return made
+
+
+def _with_fetched_base(disk: Disk, guest: str) -> Disk:
+    """The disk with what could not be known of its base image before that was fetched."""
+    if disk.source is None or disk.base_image is None:
+        return disk
+    problems = base_problems(disk, guest)
+    base = _images.inspect(disk.base_image)
+    if base is None:
+        raise Refused(f"the image {disk.base_image}, which was fetched from {disk.source}, is gone.")
+    if problems:
+        raise Refused(" ".join(problems))
+    return dataclasses.replace(disk, base_format=base.format)
 
 
 def _fill(disk: Disk, path: str) -> None:
@@ -124,7 +137,7 @@ def complete(options: t.Mapping[str, t.Any], defined: t.Optional[Disk], image: t
 
 def _resolve_base(disk: Disk) -> Disk:
     """The disk with the format of its base image, which is read from that where the task does not say it."""
-    if disk.base_image is None or disk.base_format is not None:
+    if disk.base_image is None or disk.base_format is not None or disk.source is not None:
         return disk
     with contextlib.suppress(LabspanError):  # what is wrong with it is said where all problems are
         base = _images.inspect(disk.base_image)
@@ -136,7 +149,9 @@ def _resolve_base(disk: Disk) -> Disk:
 def existing_problems(disk: Disk, image: Image) -> list[str]:
     """Why a file that is there cannot be this disk."""
     problems = []
-    if image.format != disk.format:
+    if disk.is_cdrom and image.format != "raw":
+        problems.append(f"{disk.path} holds a {image.format} image, not that of a CD. Give an ISO image.")
+    elif image.format != disk.format:
         problems.append(
             f"the file {disk.path} is there and holds a {image.format} image, not {disk.format}. "
             f"Give format: {image.format}, or another path."
@@ -147,7 +162,7 @@ def existing_problems(disk: Disk, image: Image) -> list[str]:
             f"the disk {disk.path} is there and {found}, not on {disk.base_image}. It is left as it is: give the base "
             "image that it has, or another path for a new disk."
         )
-    elif disk.base_image is not None and image.backing_format not in (None, disk.base_format):
+    elif disk.base_format is not None and image.backing_format not in (None, disk.base_format):
         problems.append(
             f"the disk {disk.path} reads its base image {disk.base_image} as {image.backing_format}, not as "
             f"{disk.base_format}."
@@ -166,7 +181,7 @@ def _is_same(backing: t.Optional[str], base: str) -> bool:
 
 def base_problems(disk: Disk, guest: str) -> list[str]:
     """Why the disk cannot be built on its base image."""
-    if disk.base_image is None:
+    if disk.base_image is None or (disk.source is not None and not os.path.exists(disk.base_image)):
         return []
     try:
         images = _images.chain(disk.base_image, _images.bounds(disk, guest))
@@ -174,7 +189,7 @@ def base_problems(disk: Disk, guest: str) -> list[str]:
         return [str(error)]
     base = images[0]
     problems = []
-    if base.format != disk.base_format:
+    if disk.base_format is not None and base.format != disk.base_format:
         problems.append(
             f"the base image {disk.base_image} is a {base.format} image, not {disk.base_format}. Give base_format: "
             f"{base.format}, or leave it out."

@@ -19,6 +19,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _accelerator,
     _accounts,
     _argv,
+    _cache,
     _checks,
     _disks,
     _firmware,
@@ -68,7 +69,9 @@ class Guests(Resource[State]):
     def read(self) -> State:
         processes = _store.Processes()
         state = {
-            wish.name: _store.read_state(wish.name, [options["path"] for options in wish.disks or ()], processes)
+            wish.name: _store.read_state(
+                wish.name, [path for options in wish.disks or () for path in _spec.files_of(options)], processes
+            )
             for wish in self._wishes
         }
         state = _services.with_units(state)
@@ -96,7 +99,7 @@ class Guests(Resource[State]):
         _refuse(problems)
         for name in starting:
             wants[name] = self._with_accelerator(wants[name])
-        changes = [change for name, want in wants.items() for change in _state.plan(have[name], want)]
+        changes = _state.once(change for name, want in wants.items() for change in _state.plan(have[name], want))
         self._warn(have, wants)
         return sorted(changes, key=_state.phase)
 
@@ -200,9 +203,10 @@ class Guests(Resource[State]):
                 continue
             running = have[name].process is not None
             new = {change.after.path for change in drafts[name] if isinstance(change, _state.CreateDisk)}
-            for disk in want.spec.disks:
+            for disk in (disk for disk in want.spec.disks if not disk.is_empty):
                 image = have[name].images.get(disk.path)
-                missing = _checks.missing_for_disk(want.spec, disk) if disk.path in new else []
+                lacks = disk.path in new or (disk.is_cdrom and image is None)
+                missing = _checks.missing_for_disk(want.spec, disk) if lacks else []
                 problems += self._unless_checking(missing)
                 if not missing and (image is not None or disk.path in new):
                     problems += _checks.disk_problems(want.spec, disk, image, running=running)
@@ -336,7 +340,9 @@ class Guests(Resource[State]):
 
     def _apply_one(self, change: _state.GuestChange) -> None:
         name = change.guest
-        if isinstance(change, _state.Define):
+        if isinstance(change, _state.FetchImage):
+            _cache.fetch(change.after)
+        elif isinstance(change, _state.Define):
             _store.write_definition(name, change.after)
         elif isinstance(change, _state.Forget):
             _store.forget(name)
@@ -363,7 +369,7 @@ class Guests(Resource[State]):
         account = _account(definition.spec) if definition else None
         uid, gid = (account.uid, account.gid) if account else (0, 0)
         _store.make_state_directory(Places(name))
-        _disks.make(disk, uid, gid, lambda made: _store.record_made_disk(name, made))
+        _disks.make(disk, name, uid, gid, lambda made: _store.record_made_disk(name, made))
 
 
 def _make_variables(name: str, uefi: _firmware.Uefi) -> None:
@@ -531,6 +537,7 @@ def _render_disk(disk: _spec.Disk, guest: GuestState) -> dict[str, t.Any]:
         "format": disk.format,
         "bus": disk.bus,
         "read_only": disk.read_only,
+        "media": disk.media,
         "base_image": image.backing if image is not None else disk.base_image,
         "size": image.size if image is not None else disk.size,
         "made": disk.path in {made.path for made in guest.made},

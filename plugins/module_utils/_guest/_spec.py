@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _seed
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _firmware, _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._firmware import Uefi
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 
@@ -28,6 +28,10 @@ MACHINES = {"x86_64": "q35", "i386": "q35", "aarch64": "virt", "arm": "virt", "r
 MODELS = ("virtio-net-pci", "virtio-net", "e1000", "e1000e", "rtl8139", "vmxnet3")
 BUSES = ("virtio", "ide", "sata", "scsi", "nvme")
 FORMATS = ("qcow2", "raw")
+CDROM = "cdrom"
+MEDIA = ("disk", CDROM)
+#: What a CD drive can be plugged into.
+CDROM_BUSES = ("sata", "ide", "scsi")
 
 #: Who starts QEMU, and again after a boot: systemd, or nobody but us.
 SYSTEMD = "systemd"
@@ -41,7 +45,6 @@ SATA_PLACES = 6
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _SIZE = re.compile(r"(\d+)\s*([KMGT])(iB|B)?\Z", re.IGNORECASE)
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,=+-]*\Z")
-_CHECKSUM = re.compile(r"(sha256|sha512|sha1|md5):([0-9a-fA-F]+)\Z")
 
 Options = t.Mapping[str, t.Any]
 
@@ -58,6 +61,18 @@ class Disk:
     base_image: t.Optional[str] = None
     base_format: t.Optional[str] = None
     checksum: t.Optional[str] = None
+    source: t.Optional[str] = None
+    """Where the base image is downloaded from; C(base_image) is then where it is kept."""
+    media: str = "disk"
+
+    @property
+    def is_cdrom(self) -> bool:
+        return self.media == CDROM
+
+    @property
+    def is_empty(self) -> bool:
+        """A CD drive without a CD."""
+        return not self.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,7 +291,7 @@ def _check_whole(spec: GuestSpec) -> None:
                 )
     used: dict[str, int] = {}
     for disk in spec.disks:
-        if disk.read_only and disk.bus in ("ide", "sata"):
+        if disk.read_only and disk.bus in ("ide", "sata") and not disk.is_cdrom:
             raise InvalidInput("disks[].bus", disk.bus, f"of {disk.path} has no read-only disks; use virtio or scsi.")
         used[disk.bus] = used.get(disk.bus, 0) + 1
     on_board = used.get("ide", 0) + (used.get("sata", 0) if is_q35(spec.machine) else 0)
@@ -290,7 +305,7 @@ def _check_whole(spec: GuestSpec) -> None:
             f"of guest {spec.name}: the machine {spec.machine} has places for {places} such disks; use virtio or scsi.",
         )
     for what, values in (
-        ("disks[].path", [disk.path for disk in spec.disks]),
+        ("disks[].path", [disk.path for disk in spec.disks if not disk.is_empty]),
         ("nics[].mac", [nic.mac for nic in spec.nics]),
         ("nics[].tap", [nic.tap for nic in spec.nics if nic.tap is not None]),
     ):
@@ -391,14 +406,19 @@ def _disk(guest: str, index: int, entry: Options) -> Options:
     image_format = entry.get("format")
     path = entry.get("path")
     base = entry.get("base_image")
+    if entry.get("media") == CDROM:
+        return _cdrom(where, entry)
     if base and image_format == "raw":
         raise InvalidInput(f"{where}.format", "raw", "cannot have a base image; an overlay is a qcow2 image.")
     for option in ("base_format", "checksum"):
         if entry.get(option) and not base:
             raise InvalidInput(f"{where}.{option}", entry[option], "tells about a base_image, which is not given.")
-    checksum = entry.get("checksum")
-    if checksum and not _CHECKSUM.match(checksum):
-        raise InvalidInput(f"{where}.checksum", checksum, "is not a checksum; write it as sha256:<hexadecimal digits>.")
+    checksum = _cache.checksum(f"{where}.checksum", entry["checksum"]) if entry.get("checksum") else None
+    source = _cache.source(f"{where}.base_image", base, checksum) if base and _cache.is_url(base) else None
+    if source:
+        base = _cache.kept_at(source, checksum)
+    elif checksum and _cache.is_listed(checksum):
+        raise InvalidInput(f"{where}.checksum", checksum, "is for a base_image that is downloaded; give the digits.")
     return {
         "path": absolute_path(f"{where}.path", path) if path else Places(guest).disk(index, image_format or "qcow2"),
         "format": image_format,
@@ -407,8 +427,38 @@ def _disk(guest: str, index: int, entry: Options) -> Options:
         "size": disk_size(f"{where}.size", entry["size"]) if entry.get("size") else None,
         "base_image": absolute_path(f"{where}.base_image", base) if base else None,
         "base_format": entry.get("base_format"),
-        "checksum": checksum.lower() if checksum else None,
+        "checksum": checksum,
+        "source": source,
     }
+
+
+def _cdrom(where: str, entry: Options) -> Options:
+    """A CD drive; without a path it is empty."""
+    for option in ("size", "base_image", "base_format", "checksum"):
+        if entry.get(option):
+            raise InvalidInput(f"{where}.{option}", entry[option], "is not for media: cdrom, which has an ISO at path.")
+    if entry.get("format") == "qcow2":
+        raise InvalidInput(f"{where}.format", "qcow2", "is not what a CD is; an ISO image is raw.")
+    if entry.get("read_only") is False:
+        raise InvalidInput(f"{where}.read_only", False, "is not what a CD is.")
+    bus = entry.get("bus") or CDROM_BUSES[0]
+    if bus not in CDROM_BUSES:
+        raise InvalidInput(f"{where}.bus", bus, f"has no CD drives; use one of {', '.join(CDROM_BUSES)}.")
+    path = entry.get("path")
+    return {
+        "path": absolute_path(f"{where}.path", path) if path else "",
+        "format": "raw",
+        "bus": bus,
+        "read_only": True,
+        "media": CDROM,
+    }
+
+
+def files_of(disk: t.Union[Disk, Options]) -> tuple[str, ...]:
+    """What to look at for the disk: its image, and the base image if that may have to be fetched."""
+    given = vars(disk) if isinstance(disk, Disk) else disk
+    fetched = (given["base_image"],) if given.get("source") else ()
+    return tuple(path for path in (given["path"], *fetched) if path)
 
 
 def _texts(option: str, value: t.Sequence[str]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _seed
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
@@ -144,6 +144,15 @@ class SetUnit(GuestChange):
 
 
 @dataclasses.dataclass(frozen=True)
+class FetchImage(GuestChange):
+    """A base image is downloaded, for this guest and any other; C(after) is the Disk that is built on it."""
+
+    @property
+    def reversible(self) -> bool:
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
 class CreateDisk(GuestChange):
     """A disk is made; C(after) is the Disk."""
 
@@ -220,6 +229,7 @@ class Forget(GuestChange):
 
 #: In which order the changes of several guests are carried out: what ends makes room for what begins.
 PHASES: tuple[tuple[type, ...], ...] = (
+    (FetchImage,),
     (Stop,),
     (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, SetSeed, Forget),
     (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, Forget),
@@ -305,7 +315,12 @@ def _plan_rest(have: GuestState, want: Want) -> list[GuestChange]:
         changes.append(Define(f"guest {name}", _define_sentence(have, want), have.definition, want.definition, name))
     for disk in want.spec.disks:
         image = have.images.get(disk.path)
+        if disk.is_cdrom:
+            continue
         if image is None:
+            if disk.source is not None and disk.base_image not in have.images:
+                sentence = f"Fetch the image {_cache.shown(disk.source)} into {disk.base_image}"
+                changes.append(FetchImage(f"image {disk.base_image}", sentence, None, disk, name))
             base = f" on {disk.base_image}" if disk.base_image else ""
             sentence = f"Make the disk {disk.path}{base} for guest {name}"
             changes.append(CreateDisk(f"disk {disk.path}", sentence, None, disk, name))
@@ -445,7 +460,7 @@ def differences(defined: Definition, wanted: GuestSpec) -> list[str]:
     found += _seed.differences(spec.cloud_init, wanted.cloud_init)
     if wanted.service_manager not in ("auto", defined.manager):
         found.append(f"service_manager is {defined.manager}, wanted {wanted.service_manager}")
-    found += _list_differences("disk", spec.disks, wanted.disks, ("path", "format", "bus", "read_only"))
+    found += _list_differences("disk", spec.disks, wanted.disks, ("path", "format", "bus", "read_only", "media"))
     found += _list_differences("NIC", spec.nics, wanted.nics, ("mac", "model", "tap", "queues"))
     return found
 
@@ -465,13 +480,26 @@ def _list_differences(
 
 
 def _call(part: t.Union[Disk, Nic]) -> str:
-    return part.path if isinstance(part, Disk) else f"{part.mac} on {part.place}"
+    return part.path or "an empty CD drive" if isinstance(part, Disk) else f"{part.mac} on {part.place}"
 
 
 def _show(value: t.Any) -> str:
     if isinstance(value, tuple):
         return repr(list(value))
     return "not set" if value is None else str(value)
+
+
+def once(changes: t.Iterable[GuestChange]) -> list[GuestChange]:
+    """The changes of several guests, each image fetched once."""
+    fetched: set[str] = set()
+    kept = []
+    for change in changes:
+        if isinstance(change, FetchImage):
+            if change.subject in fetched:
+                continue
+            fetched.add(change.subject)
+        kept.append(change)
+    return kept
 
 
 def predict(have: GuestState, changes: t.Iterable[Change]) -> GuestState:

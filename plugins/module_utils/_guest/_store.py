@@ -120,7 +120,8 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
     """What is there of the guest. C(disk_paths) are those that the task names."""
     definition = read_definition(name)
     process = processes.find(name)
-    paths = {*disk_paths, *(disk.path for disk in definition.spec.disks)} if definition else set(disk_paths)
+    defined = definition.spec.disks if definition else ()
+    paths = {*disk_paths, *(path for disk in defined for path in _spec.files_of(disk))}
     images = {path: image for path in sorted(paths) for image in [_images.inspect(path)] if image is not None}
     return GuestState(
         definition=definition,
@@ -159,10 +160,14 @@ def _read_json(path: str) -> t.Any:
 def _write_json(path: str, data: t.Any) -> None:
     temporary = f"{path}.new"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        json.dump(data, file, indent=1)
-        file.write("\n")
-    os.rename(temporary, path)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(data, file, indent=1)
+            file.write("\n")
+        os.rename(temporary, path)
+    except OSError as error:  # no space, as a rule
+        _unlink(temporary)
+        raise SystemFailure(f"{path} cannot be written ({error.strerror}).") from error
 
 
 def _unlink(path: str) -> None:

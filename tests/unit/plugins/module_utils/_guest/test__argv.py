@@ -56,6 +56,19 @@ SPECS: dict[str, tuple[GuestSpec, str]] = {
         ),
         "tcg",
     ),
+    "cd_drives": (
+        GuestSpec(
+            "vm1",
+            boot_order=("cdrom", "disk"),
+            disks=(
+                Disk("/d/a.qcow2", "qcow2", "virtio"),
+                Disk("", "raw", "sata", read_only=True, media="cdrom"),
+                Disk("/d/b.iso", "raw", "scsi", read_only=True, media="cdrom"),
+                Disk("/d/c.iso", "raw", "ide", read_only=True, media="cdrom"),
+            ),
+        ),
+        "tcg",
+    ),
     "queues_and_screen": (
         GuestSpec(
             "vm2",

@@ -21,21 +21,21 @@ IMAGE = Image("/d", "qcow2", 4096, 1, 2)
 def test_a_disk_is_never_made_over_anything(tmp_path: pathlib.Path) -> None:
     disk = Disk(str(tmp_path / "d.raw"), "raw", "virtio", size=1 << 20)
     recorded: list[MadeDisk] = []
-    made = _disks.make(disk, -1, -1, recorded.append)
+    made = _disks.make(disk, "g", -1, -1, recorded.append)
     assert recorded == [made]
     assert made.is_there()
     with pytest.raises(Refused, match="nothing was done to it"):
-        _disks.make(disk, -1, -1, recorded.append)
+        _disks.make(disk, "g", -1, -1, recorded.append)
     assert made.is_there()
     assert os.listdir(tmp_path) == ["d.raw"]
     os.symlink("/nowhere", tmp_path / "link")
     with pytest.raises(Refused):
-        _disks.make(dataclasses.replace(disk, path=str(tmp_path / "link")), -1, -1, recorded.append)
+        _disks.make(dataclasses.replace(disk, path=str(tmp_path / "link")), "g", -1, -1, recorded.append)
 
 
 def test_only_the_file_that_was_made_is_removed(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "d.raw"
-    made = _disks.make(Disk(str(path), "raw", "virtio", size=512), -1, -1, lambda _made: None)
+    made = _disks.make(Disk(str(path), "raw", "virtio", size=512), "g", -1, -1, lambda _made: None)
     path.rename(tmp_path / "kept")
     path.write_text("another", encoding="ascii")
     _disks.remove(made)

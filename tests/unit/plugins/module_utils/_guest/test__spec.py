@@ -76,6 +76,12 @@ def test_other_memory_is_refused(text: str) -> None:
         ({"disks": [{"base_image": "/b", "format": "raw"}]}, "an overlay is a qcow2 image"),
         ({"disks": [{"base_format": "raw", "size": "1G"}]}, "tells about a base_image"),
         ({"disks": [{"base_image": "/b", "checksum": "abc"}]}, "is not a checksum"),
+        ({"disks": [{"base_image": "/b", "checksum": "sha256:https://h/SUMS"}]}, "give the digits"),
+        ({"disks": [{"base_image": "http://h/b"}]}, "anybody on the way"),
+        ({"disks": [{"media": "cdrom", "bus": "virtio"}]}, "has no CD drives"),
+        ({"disks": [{"media": "cdrom", "path": "/i.iso", "size": "1G"}]}, "is not for media: cdrom"),
+        ({"disks": [{"media": "cdrom", "format": "qcow2"}]}, "an ISO image is raw"),
+        ({"disks": [{"media": "cdrom", "read_only": False}]}, "is not what a CD is"),
     ],
 )
 def test_options_that_cannot_be_right_are_refused_by_name(options: dict[str, t.Any], sentence: str) -> None:
@@ -118,6 +124,23 @@ def test_disks_must_find_a_place(machine: str, buses: list[str], fits: bool) -> 
     else:
         with pytest.raises(InvalidInput):
             _spec.define(asked, None, disks)
+
+
+def test_a_cd_drive_is_empty_unless_it_has_a_path() -> None:
+    asked = wish(disks=[{"media": "cdrom"}, {"media": "cdrom", "path": ""}, {"media": "cdrom", "path": "/i.iso"}])
+    disks = tuple(_spec.Disk(**options) for options in asked.disks or ())
+    assert [disk.is_empty for disk in disks] == [True, True, False]
+    assert {(disk.bus, disk.read_only, disk.is_cdrom) for disk in disks} == {("sata", True, True)}
+    assert _spec.define(asked, None, disks).disks == disks
+    assert [_spec.files_of(disk) for disk in disks] == [(), (), ("/i.iso",)]
+
+
+def test_an_image_from_a_url_is_a_base_image_where_it_is_kept() -> None:
+    asked = wish(disks=[{"base_image": "https://h/b.qcow2"}])
+    (options,) = asked.disks or ()
+    assert options["source"] == "https://h/b.qcow2"
+    assert options["base_image"].startswith("/var/lib/labspan/images/b-")
+    assert _spec.files_of(options) == (options["path"], options["base_image"])
 
 
 def test_disks_on_ide_are_written_to() -> None:
