@@ -31,6 +31,7 @@ PACKAGES = {
     "netplan": "netplan.io",
     "nft": "nftables",
     "qemu-img": "qemu-utils",
+    "swtpm": "swtpm",
     "systemctl": "systemd",
 }
 

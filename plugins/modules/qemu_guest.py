@@ -256,6 +256,12 @@ options:
                 want, V(nocloud-net) is for older ones that do not take it. The default is V(nocloud).
             type: str
             choices: [nocloud, nocloud-net]
+      tpm: &tpm
+        description:
+          - Whether the guest has a TPM 2.0, which is C(swtpm) beside QEMU and as the same account. What it keeps is in
+            C(/var/lib/labspan/guests/NAME/tpm) and removed only with O(remove_disks=true).
+          - The default for a new guest is V(false).
+        type: bool
       kernel: &kernel
         description: A Linux kernel to boot directly, on the managed host. The empty string goes back to booting from the disks.
         type: str
@@ -368,6 +374,7 @@ options:
   firmware_code: *firmware_code
   firmware_variables: *firmware_variables
   cloud_init: *cloud_init
+  tpm: *tpm
   kernel: *kernel
   initrd: *initrd
   cmdline: *cmdline
@@ -518,11 +525,12 @@ EXAMPLES = r"""
     memory: 4G
     restart: if_needed
 
-- name: A guest with UEFI that boots signed programs only
+- name: A guest with UEFI that boots signed programs only, and with a TPM
   labspan.vmnet.qemu_guest:
     name: vm2
     firmware: uefi
     secure_boot: true
+    tpm: true
     memory: 2G
     disks:
       - base_image: /var/lib/libvirt/images/debian-12.qcow2
@@ -631,6 +639,10 @@ guests:
       description: The guest's store of UEFI variables, or null.
       type: str
       sample: /var/lib/labspan/guests/vm1/uefi_vars.fd
+    tpm: &return_tpm
+      description: As the option.
+      type: bool
+      sample: false
     kernel: &return_kernel
       description: As the option, or null.
       type: str
@@ -722,6 +734,7 @@ guest:
     secure_boot: *return_secure_boot
     firmware_code: *return_firmware_code
     firmware_variables: *return_firmware_variables
+    tpm: *return_tpm
     kernel: *return_kernel
     initrd: *return_initrd
     cmdline: *return_cmdline
@@ -795,6 +808,7 @@ OPTIONS = {
     "firmware_code": {"type": "str"},
     "firmware_variables": {"type": "str"},
     "cloud_init": {"type": "dict", "options": CLOUD_INIT},
+    "tpm": {"type": "bool"},
     "kernel": {"type": "str"},
     "initrd": {"type": "str"},
     "cmdline": {"type": "str"},

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _seed, _slots
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _seed, _slots, _tpm
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import (
     SYSTEMD,
@@ -117,6 +117,7 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
     argv += _display(spec, places)
     argv += _flash(spec, places)
     argv += _kernel(spec)
+    argv += _tpm.words(spec, places)
     boot_indexes = _boot_indexes(spec)
     argv += _slots.port_words(spec)
     argv += _disks(spec, boot_indexes)

@@ -19,7 +19,14 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tun
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _firmware, _qmp, _services, _store
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
+    _argv,
+    _firmware,
+    _qmp,
+    _services,
+    _store,
+    _tpm,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import SYSTEMD, GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import (
@@ -107,6 +114,8 @@ def begin(definition: Definition, account: Account, wanted: str) -> Starting:
     numbers = _argv.descriptors(spec)
     _prepare(places, spec, account)
     with contextlib.ExitStack() as ours:
+        if spec.tpm:
+            _tpm.begin(spec, places, account, _listen(ours, places.tpm_socket, account))
         handed: dict[int, int] = {numbers.qmp: _listen(ours, places.qmp_socket, account)}
         if numbers.console is not None:
             handed[numbers.console] = _listen(ours, places.console_socket, account)
@@ -152,6 +161,8 @@ def _hand_over(places: Places, spec: GuestSpec, account: Account) -> None:
     """Give QEMU's account what it must write to, whoever the guest ran as before."""
     if spec.uefi is not None:
         _firmware.hand_over(places.variables, account.uid, account.gid)
+    if spec.tpm:
+        _tpm.prepare(places, account)
 
 
 def _listen(ours: contextlib.ExitStack, path: str, account: Account) -> int:

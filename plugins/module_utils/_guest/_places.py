@@ -61,6 +61,24 @@ class Places:
         return os.path.join(self.state, "uefi_vars.fd")
 
     @property
+    def tpm_state(self) -> str:
+        """What the TPM keeps: a directory of the account's."""
+        return os.path.join(self.state, "tpm")
+
+    @property
+    def tpm_output(self) -> str:
+        """What swtpm itself says."""
+        return os.path.join(self.state, "tpm.log")
+
+    @property
+    def tpm_socket(self) -> str:
+        return os.path.join(self.runtime, "tpm.sock")
+
+    @property
+    def tpm_pid_file(self) -> str:
+        return os.path.join(self.runtime, "tpm.pid")
+
+    @property
     def pid_file(self) -> str:
         return os.path.join(self.runtime, "qemu.pid")
 

@@ -30,6 +30,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _spec,
     _state,
     _store,
+    _tpm,
     _units,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._checks import Network, PlannedTap
@@ -229,6 +230,7 @@ class Guests(Resource[State]):
                 [_checks.missing_tap_problem(spec, tap) for tap in _checks.missing_taps(spec, network)]
             )
             problems += self._unless_checking(_checks.boot_file_problems(spec))
+            problems += self._unless_checking(_tpm.problems(spec))
             problems += self._unless_checking(_firmware.problems(spec, Places(spec.name).variables))
             account = _account(spec)
             if account is None:
@@ -350,6 +352,8 @@ class Guests(Resource[State]):
             self._make_disk(name, change.after)
         elif isinstance(change, _state.CreateVariables):
             _make_variables(name, change.after)
+        elif isinstance(change, _state.RemoveTpm):
+            _tpm.remove_state(Places(name))
         elif isinstance(change, _state.GrowDisk):
             _disks.grow(change.after)
         elif isinstance(change, _state.RemoveDisk):
@@ -514,6 +518,7 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
             key: getattr(spec, key)
             for key in ("memory", "cpus", "architecture", "machine", "kernel", "initrd", "cmdline", "user", "sandbox")
         },
+        tpm=spec.tpm,
         **_firmware.render(spec, places.variables),
         service=_units.unit(name) if guest.unit.drop_in is not None else None,
         autostart=guest.unit.enabled,

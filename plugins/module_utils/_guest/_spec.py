@@ -135,6 +135,7 @@ class GuestSpec:
     """The images that were found for C(firmware=uefi)."""
     shutdown_timeout: float = 60.0
     """Seconds that systemd gives it to power itself off."""
+    tpm: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +226,7 @@ def wish(options: Options, *, identity: str) -> Wish:
         "autostart",
         "firmware",
         "secure_boot",
+        "tpm",
     ):
         if options.get(option) is not None:
             given[option] = options[option]

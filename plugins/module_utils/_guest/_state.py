@@ -81,6 +81,8 @@ class GuestState:
     unit: Unit = Unit()
     coming_back: bool = False
     """There is no process, and systemd is about to start one again."""
+    tpm_state: bool = False
+    """Whether there is a directory with what its TPM keeps."""
 
     @property
     def activity(self) -> str:
@@ -194,6 +196,15 @@ class SetSeed(GuestChange):
 
 
 @dataclasses.dataclass(frozen=True)
+class RemoveTpm(GuestChange):
+    """What the guest's TPM keeps goes; C(before) is its directory."""
+
+    @property
+    def reversible(self) -> bool:
+        return False
+
+
+@dataclasses.dataclass(frozen=True)
 class Start(GuestChange):
     """The process begins; C(after) is C(running) or C(paused)."""
 
@@ -231,8 +242,7 @@ class Forget(GuestChange):
 PHASES: tuple[tuple[type, ...], ...] = (
     (FetchImage,),
     (Stop,),
-    (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, SetSeed, Forget),
-    (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, Forget),
+    (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, SetSeed, RemoveTpm, Forget),
     (SetUnit,),
     (SetLink, SetActivity),
     (Start,),
@@ -302,6 +312,10 @@ def _plan_absence(have: GuestState, wish: Wish) -> list[GuestChange]:
             for made in have.made
         ]
     changes += _plan_seed(have, wish, None)
+    if wish.remove_disks and have.tpm_state:
+        directory = Places(name).tpm_state
+        sentence = f"Remove what the TPM of guest {name} keeps in {directory}"
+        changes.append(RemoveTpm(f"guest {name}", sentence, directory, None, name))
     if have.definition is not None or changes:
         changes.append(Forget(f"guest {name}", f"Remove guest {name}", have.definition, None, name))
     return changes
@@ -533,6 +547,8 @@ def _after(state: GuestState, change: Change) -> GuestState:
         made = tuple(made for made in state.made if made.path != change.before)
         variables = state.variables and change.before != Places(change.guest).variables
         return dataclasses.replace(state, images=images, made=made, variables=variables)
+    if isinstance(change, RemoveTpm):
+        return dataclasses.replace(state, tpm_state=False)
     if isinstance(change, Start):
         return dataclasses.replace(
             state,

@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _images, _qmp, _seed_iso, _spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _images, _qmp, _seed_iso, _spec, _tpm
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import UNKNOWN, Definition, GuestState
@@ -84,7 +84,7 @@ def record_made_disk(name: str, made: MadeDisk) -> None:
 def forget(name: str) -> None:
     """Remove what was written for the guest; its disks and the record of them stay."""
     places = Places(name)
-    for path in (places.console_log, f"{places.console_log}.1", places.output, places.definition):
+    for path in (places.console_log, f"{places.console_log}.1", places.output, places.tpm_output, places.definition):
         _unlink(path)
     if not read_made_disks(name):  # else it is still known whose they are when they are to go, too
         _unlink(places.made_disks)
@@ -94,6 +94,7 @@ def forget(name: str) -> None:
 
 def clear_runtime(places: Places) -> None:
     """Remove what a process that is gone has left behind."""
+    _tpm.end(places)
     for path in (places.qmp_socket, places.console_socket, places.agent_socket, places.vnc_socket, places.pid_file):
         _unlink(path)
     _remove_if_empty(places.display)
@@ -132,6 +133,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         made=read_made_disks(name),
         variables=os.path.lexists(Places(name).variables),
         seed=_seed_iso.read(name),
+        tpm_state=_tpm.has_state(Places(name)),
     )
 
 

@@ -1,0 +1,79 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _tpm
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec
+from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account
+
+
+@pytest.mark.parametrize(
+    ("architecture", "device"), [("x86_64", "tpm-crb"), ("aarch64", "tpm-tis-device"), ("ppc64", "tpm-tis")]
+)
+def test_qemu_asks_the_tpm_by_its_socket(architecture: str, device: str) -> None:
+    spec = GuestSpec("vm1", architecture=architecture, tpm=True)
+    words = _argv.command_line(spec, program="qemu", accelerator="tcg")
+    assert "socket,id=tpm,path=/run/labspan/guests/vm1/tpm.sock" in words
+    assert f"{device},tpmdev=tpm0" in words
+    assert not any("tpm" in word for word in _argv.command_line(GuestSpec("vm1"), program="qemu", accelerator="tcg"))
+
+
+def test_both_ways_to_start_it_say_the_same() -> None:
+    words = _tpm.command_line(Places("%i"), "path=/run/labspan/guests/%i/tpm.sock", "mode=0600")
+    started = _tpm.TEMPLATE.partition("ExecStart=")[2].partition("\n\n")[0].replace("\\\n", " ").split()
+    assert [word for word in started if word not in ("--daemon", *started[-2:])] == words
+
+
+def test_a_guest_with_a_tpm_is_bound_to_it() -> None:
+    unit = "labspan-tpm@vm1.service"
+    assert _tpm.unit_lines(GuestSpec("vm1", tpm=True)) == [f"Requires={unit}", f"After={unit}"]
+    assert _tpm.unit_lines(GuestSpec("vm1")) == []
+    assert "User=somebody\n" in _tpm.drop_in(GuestSpec("vm1", user="somebody"))
+
+
+class Here(Places):
+    """Places below a directory of the test's."""
+
+    root: pathlib.Path
+
+    @property
+    def tpm_state(self) -> str:
+        return str(self.root / "tpm")
+
+
+@pytest.fixture
+def places(tmp_path: pathlib.Path) -> Here:
+    here = Here("vm1")
+    Here.root = tmp_path
+    return here
+
+
+def test_what_the_tpm_keeps_is_known_and_all_else_stays(places: Here) -> None:
+    directory = pathlib.Path(places.tpm_state)
+    assert not _tpm.has_state(places)
+    directory.mkdir()
+    assert _tpm.has_state(places)
+    (directory / "tpm2-00.permall").touch()
+    (directory / "mine").touch()
+    assert _tpm.has_state(places)
+    _tpm.remove_state(places)
+    assert [path.name for path in directory.iterdir()] == ["mine"]
+    assert not _tpm.has_state(places)
+    (directory / "mine").unlink()
+    _tpm.remove_state(places)
+    assert not directory.exists()
+
+
+def test_no_link_leads_out_of_the_directory(places: Here, tmp_path: pathlib.Path) -> None:
+    account = Account("root", 0, 0)
+    directory = pathlib.Path(places.tpm_state)
+    (tmp_path / "elsewhere").mkdir()
+    directory.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SystemFailure):
+        _tpm.prepare(places, account)
