@@ -68,10 +68,15 @@ class Bridges(Resource[BridgesState]):
         self._closed: t.Optional[dict[str, Closed]] = None
         self._told = False
 
-    def read(self) -> BridgesState:
+    def wanted(self) -> t.Sequence[WantedBridge]:
+        """The bridges that the options ask for, in their order."""
         if not self._wanted:
             self._wanted = [_bridge_options.wanted_bridge(options) for options in self._options]
             _bridge_options.check_list(self._wanted)
+        return self._wanted
+
+    def read(self) -> BridgesState:
+        self.wanted()
         links = self._netlink.links()
         names = tuple(want.name for want in self._wanted)
         for name in names:

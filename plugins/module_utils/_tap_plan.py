@@ -58,6 +58,8 @@ class WantedTap:
     enabled: t.Optional[bool] = None
     mtu: t.Optional[int] = None
     mac_address: t.Optional[str] = None
+    default_mac: t.Optional[str] = None
+    """That of a tap that is made, so that it has the same one whenever it is."""
     note: t.Optional[str] = None
     hairpin: t.Optional[bool] = None
     bpdu_guard: t.Optional[bool] = None
@@ -190,7 +192,7 @@ def _plan_absent(have: Tap, want: WantedTap, bridges: t.Collection[str]) -> list
 
 
 def _new(want: WantedTap) -> Tap:
-    bare = Tap(want.name, 0 if want.owner is None else want.owner)
+    bare = Tap(want.name, 0 if want.owner is None else want.owner, mac_address=want.default_mac)
     return dataclasses.replace(_target(bare, want), vnet_hdr=bool(want.vnet_hdr))
 
 

@@ -59,14 +59,20 @@ class TapDevices(Resource[TapsState]):
         self._leaving = leaving
         self._options = taps
         self._netlink = Netlink()
+        self._identity = _values.host_identity()
         self._recreated: set[str] = set()
         self._wanted: list[WantedTap] = []
         self._told = False
 
-    def read(self) -> TapsState:
+    def wanted(self) -> t.Sequence[WantedTap]:
+        """The taps that the options ask for, in their order."""
         if not self._wanted:
             self._wanted = [self._want(options) for options in self._options]
             _check_list(self._wanted)
+        return self._wanted
+
+    def read(self) -> TapsState:
+        self.wanted()
         links = self._netlink.links()
         names = [want.name for want in self._wanted]
         records = _adoption.read(names)
@@ -229,6 +235,7 @@ class TapDevices(Resource[TapsState]):
             group=self._account("group", accounts.get("group"), lambda text: grp.getgrnam(text).gr_gid),
             mtu=_links.check_mtu("mtu", options.get("mtu")),
             mac_address=_values.mac_address("mac_address", mac) if mac else None,
+            default_mac=_values.derived_mac(self._identity, "tap", name),
             note=note,
             vlans=_links.wanted_vlans("vlans", options.get("vlans")),
             recreate=options.get("recreate") or "if_needed",

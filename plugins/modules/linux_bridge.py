@@ -159,6 +159,16 @@ options:
         description:
           - Take over a bridge of another network, or remove one that is neither ours nor adopted or that has ports of others.
         type: bool
+      persistent: &persistent
+        description:
+          - Whether the bridge is there again after a reboot, without Ansible or Python.
+          - With V(true), files in C(/etc/labspan/networks/) under the network's name describe the bridge, and the unit
+            C(labspan-network@NETWORK.service) brings it back. NetworkManager and systemd-networkd are told to leave it alone.
+          - V(auto) is V(true) where systemd runs the host, and writes nothing elsewhere. V(true) is refused there.
+          - V(false) takes the bridge out of these files, as O(state=absent) does. No file is left where nothing is in it.
+          - Where this is left out, the bridge lasts if it did before, and the files follow what the task changes.
+        type: str
+        choices: [auto, 'true', 'false']
   state:
     <<: *state
     default: present
@@ -192,6 +202,7 @@ options:
   vlans: *vlans
   adopt: *adopt
   force: *force
+  persistent: *persistent
 seealso:
   - module: labspan.vmnet.tap_device
   - module: labspan.vmnet.nat_masquerade
@@ -231,6 +242,36 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+boot_files:
+  description: The files of the networks of the task that bring them back after a reboot.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    name:
+      description: The path.
+      type: str
+      sample: /etc/labspan/networks/br0/links
+    lines:
+      description: What the file holds.
+      type: list
+      elements: str
+      sample: ['link set dev br0 up']
+keep_off:
+  description: The files by which NetworkManager and systemd-networkd are told to leave interfaces of the networks alone.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    name:
+      description: The path.
+      type: str
+      sample: /etc/systemd/network/00-labspan-br0.network
+    interfaces:
+      description: The interfaces.
+      type: list
+      elements: str
+      sample: [br0, tap0]
 actions:
   description: What was done, or in check mode would be done, in order. One sentence each.
   type: list
@@ -363,8 +404,11 @@ bridge:
     vlans: *return_vlans
 """
 
+import typing as t
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _bridge_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._bridges import Bridges
 
 VLANS = {
@@ -401,6 +445,7 @@ OPTIONS = {
     "vlans": {"type": "list", "elements": "dict", "options": VLANS},
     "adopt": {"type": "bool"},
     "force": {"type": "bool"},
+    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
 }
 
 
@@ -408,9 +453,10 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(**_items.bulk_spec(OPTIONS, "bridges"))
 
-    def build(params: _items.Options) -> list[Bridges]:
+    def build(params: _items.Options) -> list[_runner.Resource[t.Any]]:
+        options = _items.items(params, "bridges")
         single = _items.is_single(params, "bridges")
-        return [Bridges(_items.items(params, "bridges"), single=single, check_mode=module.check_mode)]
+        return _bridge_files.lasting(Bridges(options, single=single, check_mode=module.check_mode), options)
 
     _runner.run(module, build)
 

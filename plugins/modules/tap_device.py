@@ -145,6 +145,16 @@ options:
           - Take over a tap of another network, remove a tap that is neither ours nor adopted, or take a tap away from the
             process that uses it.
         type: bool
+      persistent: &persistent
+        description:
+          - Whether the tap is there again after a reboot, without Ansible or Python.
+          - With V(true), files in C(/etc/labspan/networks/) under the network's name describe the tap, and the unit
+            C(labspan-network@NETWORK.service) brings it back. NetworkManager and systemd-networkd are told to leave it alone.
+          - V(auto) is V(true) where systemd runs the host, and writes nothing elsewhere. V(true) is refused there.
+          - V(false) takes the tap out of these files, as O(state=absent) does. No file is left where nothing is in it.
+          - Where this is left out, the tap lasts if it did before, and the files follow what the task changes.
+        type: str
+        choices: [auto, 'true', 'false']
   state:
     <<: *state
     default: present
@@ -167,6 +177,7 @@ options:
   recreate: *recreate
   adopt: *adopt
   force: *force
+  persistent: *persistent
 seealso:
   - module: labspan.vmnet.linux_bridge
 author:
@@ -204,6 +215,36 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+boot_files:
+  description: The files of the networks of the task that bring them back after a reboot.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    name:
+      description: The path.
+      type: str
+      sample: /etc/labspan/networks/br0/links
+    lines:
+      description: What the file holds.
+      type: list
+      elements: str
+      sample: ['link set dev br0 up']
+keep_off:
+  description: The files by which NetworkManager and systemd-networkd are told to leave interfaces of the networks alone.
+  type: list
+  elements: dict
+  returned: success
+  contains:
+    name:
+      description: The path.
+      type: str
+      sample: /etc/systemd/network/00-labspan-br0.network
+    interfaces:
+      description: The interfaces.
+      type: list
+      elements: str
+      sample: [br0, tap0]
 actions:
   description: What was done, or in check mode would be done, in order. One sentence each.
   type: list
@@ -309,8 +350,11 @@ tap:
     vlans: *return_vlans
 """
 
+import typing as t
+
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _tap_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._taps import TapDevices
 
 VLANS = {
@@ -341,6 +385,7 @@ OPTIONS = {
     "recreate": {"type": "str", "choices": ["never", "if_needed", "always"]},
     "adopt": {"type": "bool"},
     "force": {"type": "bool"},
+    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
 }
 
 
@@ -348,9 +393,10 @@ def main() -> None:
     """Run the module."""
     module = AnsibleModule(**_items.bulk_spec(OPTIONS, "taps"))
 
-    def build(params: _items.Options) -> list[TapDevices]:
+    def build(params: _items.Options) -> list[_runner.Resource[t.Any]]:
+        options = _items.items(params, "taps")
         single = _items.is_single(params, "taps")
-        return [TapDevices(_items.items(params, "taps"), single=single, check_mode=module.check_mode)]
+        return _tap_files.between(TapDevices(options, single=single, check_mode=module.check_mode), options)
 
     _runner.run(module, build)
 

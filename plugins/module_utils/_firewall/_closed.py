@@ -54,10 +54,15 @@ def want(bridges: t.Mapping[str, str]) -> dict[str, Closed]:
 
 def apply(network: str, closed: Closed) -> None:
     """Put the state in force that C(read) or C(want) has given, in one transaction."""
+    _nft.load(script(network, closed))
+
+
+def script(network: str, closed: Closed) -> str:
+    """The script for nft that puts the state in force, whatever there is."""
     texts = dict(zip(keys(network), closed)) if len(closed) == 2 else dict.fromkeys(keys(network))
     if len(closed) == 1:  # one of the two was missing when it was read
         texts[next(key for key in keys(network) if closed[0].startswith(f"table {key} "))] = closed[0]
-    _nft.load("".join(_nft.replacement(key, text) for key, text in texts.items()))
+    return "".join(_nft.replacement(key, text) for key, text in texts.items())
 
 
 def _text(key: TableKey, network: str, bridge: str) -> str:

@@ -1,0 +1,119 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Bridges that last.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _interfaces, _link_text
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot._interfaces import (
+    LINKS,
+    SETTINGS,
+    VLANS,
+    Edit,
+    InterfaceFiles,
+    Item,
+    KeepOff,
+)
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import Directories
+from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_plan import WantedBridge
+from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_state import Bridge, Closed
+from ansible_collections.labspan.vmnet.plugins.module_utils._bridges import Bridges, BridgesState
+from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
+from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
+
+#: What closes the host off on a bridge.
+CLOSED = "closed.nft"
+
+
+def lasting(bridges: Bridges, options: t.Sequence[Options]) -> list[Resource[t.Any]]:
+    """Bridges between what has to be told before them, and what is written after them for the next boot."""
+    found: list[Item] = []
+
+    def items() -> t.Sequence[Item]:
+        if not found:
+            found.extend(_interfaces.lasting_items("bridge", bridges.wanted(), options))
+        return found
+
+    return [KeepOff("bridge", items), bridges, BridgeFiles(bridges, items)]
+
+
+class BridgeFiles(InterfaceFiles):
+    """The sections of bridges, of ports that are not ours, and what closes the host off."""
+
+    def __init__(self, bridges: Bridges, items: t.Callable[[], t.Sequence[Item]]) -> None:
+        super().__init__(items)
+        self._bridges = bridges
+
+    def contribute(self, directories: Directories, ahead: t.Mapping[str, t.Any]) -> Directories:
+        state = t.cast(BridgesState, ahead["bridges"])
+        edit = Edit(directories)
+        closed: dict[str, t.Optional[Closed]] = {}
+        for want, item in zip(self._bridges.wanted(), self._items()):
+            bridge = state.bridges.get(want.name)
+            if bridge is None or not want.present or not edit.lasts("bridge", item):
+                _take_out(edit, want)
+                if _closes(directories.get(want.network, {}).get(CLOSED, ""), want.name):
+                    closed[want.network] = ()
+                continue
+            _put_in(edit, want, bridge, {port for port in bridge.ports if state.links[port].tun is None})
+            closed[want.network] = bridge.closed
+        files = edit.result(self._networks())
+        for network, now in closed.items():
+            if now is not None:
+                files[network].pop(CLOSED, None)
+                files[network].update({CLOSED: _closed_text(network, now)} if now else {})
+        return files
+
+
+def _put_in(edit: Edit, want: WantedBridge, bridge: Bridge, others: t.Collection[str]) -> None:
+    heading = f"bridge {want.name}"
+    edit.drop_elsewhere(want.network, heading)
+    links = edit.sections(want.network, LINKS)
+    links[heading] = tuple(_link_text.bridge_lines(bridge))
+    edit.sections(want.network, SETTINGS)[heading] = tuple(_link_text.bridge_settings(bridge))
+    vlans = edit.sections(want.network, VLANS)
+    if want.vlans is not None:
+        vlans[heading] = tuple(_link_text.vlan_lines(want.name, want.vlans, on_bridge_itself=True))
+    kept = [port for port in others if port in (want.ports or ()) or f"port {port}" in links]
+    for port in _ports_in(edit, want):
+        if port not in kept:
+            edit.drop(want.network, f"port {port}")
+    for port in kept:
+        links[f"port {port}"] = tuple(_link_text.port_lines(port, bridge.ports[port]))
+        if port in want.port_vlans:
+            vlans[f"port {port}"] = tuple(_link_text.vlan_lines(port, want.port_vlans[port]))
+
+
+def _take_out(edit: Edit, want: WantedBridge) -> None:
+    for port in _ports_in(edit, want):
+        edit.drop(want.network, f"port {port}")
+    edit.drop(want.network, f"bridge {want.name}")
+    if not want.present:
+        links = edit.sections(want.network, LINKS)
+        links.update({heading: _link_text.without_master(lines, want.name) for heading, lines in links.items()})
+
+
+def _ports_in(edit: Edit, want: WantedBridge) -> list[str]:
+    return [
+        heading.split(" ", 1)[1]
+        for heading, lines in edit.sections(want.network, LINKS).items()
+        if heading.startswith("port ") and any(line.endswith(f" master {want.name}") for line in lines)
+    ]
+
+
+def _closes(text: str, bridge: str) -> bool:
+    return f'iifname "{bridge}"' in text
+
+
+def _closed_text(network: str, closed: Closed) -> str:
+    from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _closed
+
+    return (
+        f"# Closes the host off from the network {network}. Made by labspan.vmnet.\n{_closed.script(network, closed)}"
+    )
