@@ -21,6 +21,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import (
     Address,
     BridgeInfo,
     Link,
+    Neighbour,
     PortInfo,
     Route,
     TunInfo,
@@ -43,6 +44,7 @@ __all__ = [
     "Address",
     "BridgeInfo",
     "Link",
+    "Neighbour",
     "Netlink",
     "PortInfo",
     "Refusal",
@@ -61,6 +63,7 @@ _RTM_NEWADDR = 20
 _RTM_DELADDR = 21
 _RTM_GETADDR = 22
 _RTM_GETROUTE = 26
+_RTM_GETNEIGH = 30
 _IFF_UP = 0x1
 _RTEXT_FILTER_BRVLAN = 0x2
 _RTEXT_FILTER_SKIP_STATS = 0x8
@@ -119,6 +122,12 @@ class Netlink:
         names = self._known_names()
         replies = self._dump("routes", _RTM_GETROUTE, _message("route"))
         return [route for reply in replies for route in _rtnetlink.parse_routes(reply, names)]
+
+    def neighbours(self) -> list[Neighbour]:
+        """Every neighbour whose MAC address the kernel knows, or knew until lately."""
+        names = self._known_names()
+        replies = self._dump("neighbours", _RTM_GETNEIGH, _message("neighbour"))
+        return [neighbour for reply in replies for neighbour in _rtnetlink.parse_neighbours(reply, names)]
 
     def vlans(self) -> dict[str, frozenset[Vlan]]:
         """The VLANs of every bridge and port; empty where the kernel has no bridge VLAN filtering."""
@@ -384,6 +393,18 @@ def _message_classes() -> dict[str, t.Any]:
         ),
         "cacheinfo": cache_info,
     }
+    neighbour_message = {
+        "prefix": "NDA_",
+        "fields": (
+            ("family", "B"),
+            ("__align", "3x"),
+            ("ifindex", "i"),
+            ("state", "H"),
+            ("flags", "B"),
+            ("ndm_type", "B"),
+        ),
+        "nla_map": (),
+    }
     names = ("family", "dst_len", "src_len", "tos", "table", "proto", "scope", "type")
     route_message = {"prefix": "RTA_", "fields": (*((name, "B") for name in names), ("flags", "I")), "nla_map": ()}
     return {
@@ -391,5 +412,6 @@ def _message_classes() -> dict[str, t.Any]:
         "port": type("port_message", (netlink.nlmsg,), {**link_message, "info": port_info}),
         "vlans": type("vlan_message", (netlink.nlmsg,), {**link_message, "info": bridge_info}),
         "address": type("address_message", (netlink.nlmsg,), address_message),
+        "neighbour": type("neighbour_message", (netlink.nlmsg,), neighbour_message),
         "route": type("route_message", (netlink.nlmsg,), route_message),
     }

@@ -151,6 +151,14 @@ class Route:
     scope: int
 
 
+class Neighbour(t.NamedTuple):
+    """Who has an address on a link, as far as the kernel knows."""
+
+    interface: str
+    address: str
+    mac: str
+
+
 def parse_text(value: bytes) -> str:
     """A string of the kernel's."""
     return value.rstrip(b"\0").decode("utf-8", "replace")
@@ -327,6 +335,24 @@ def parse_addresses(message: bytes, names: t.Mapping[int, str]) -> t.Iterator[Ad
         valid=valid,
         preferred=preferred,
     )
+
+
+# linux/neighbour.h
+_NEIGHBOUR_HEADER = struct.Struct("=BxxxiHBB")
+_NDA_DST = 1
+_NDA_LLADDR = 2
+_NUD_UNKNOWN = 0x01 | 0x20 | 0x40  # incomplete, failed, noarp
+
+
+def parse_neighbours(message: bytes, names: t.Mapping[int, str]) -> t.Iterator[Neighbour]:
+    """The neighbour in a neighbour message, if it is one of IP whose MAC address is known."""
+    family, index, state, _flags, _kind = _NEIGHBOUR_HEADER.unpack_from(message, HEADER.size)
+    attributes = parse_attributes(message, HEADER.size + _NEIGHBOUR_HEADER.size)
+    if family not in (AF_INET, AF_INET6) or index not in names or state & _NUD_UNKNOWN:
+        return
+    if len(attributes.get(_NDA_LLADDR, b"")) == 6 and _NDA_DST in attributes:
+        address = str(ipaddress.ip_address(attributes[_NDA_DST]))
+        yield Neighbour(names[index], address, _mac(attributes[_NDA_LLADDR]))
 
 
 # linux/rtnetlink.h

@@ -67,6 +67,13 @@ class Resource(abc.ABC, t.Generic[State]):
     def render(self, state: State) -> dict[str, dict[str, t.Any]]:
         """The wanted items as plain data by name, for the diff and the result; what is absent is left out."""
 
+    def wait(self, state: State) -> State:
+        """Wait for what the task waits for, when everything is in force and other runs may go on; the state then.
+
+        What was done stays when this raises.
+        """
+        return state
+
     def facts(self, state: State) -> dict[str, t.Any]:
         """More keys for the result, read off the final state."""
         return {}
@@ -120,7 +127,20 @@ def converge(
                 _verify(resources, final)
             finally:
                 _collect_warnings(resources, warnings)
+    if not check_mode:
+        final = _wait_all(resources, plans, final)
     return _result(resources, have, plans, final)
+
+
+def _wait_all(
+    resources: t.Sequence[Resource[t.Any]], plans: t.Sequence[t.Sequence[Change]], final: t.Sequence[t.Any]
+) -> list[t.Any]:
+    try:
+        return [resource.wait(state) for resource, state in zip(resources, final)]
+    except LabspanError as error:
+        actions = [change.sentence for changes in plans for change in changes]
+        error.details = {"changed": bool(actions), "actions": actions, **error.details}
+        raise
 
 
 def _collect_warnings(resources: t.Sequence[Resource[t.Any]], warnings: list[str]) -> None:

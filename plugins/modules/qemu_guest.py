@@ -347,16 +347,25 @@ options:
         type: bool
       wait_for: &wait_for
         description:
-          - What a start waits for. QEMU itself must come up and answer in any case, which is all for V(nothing) and V(qmp).
-          - V(console) waits until the guest writes O(console_pattern) on its serial console.
-          - If that does not happen, the start is undone, and the error shows the end of the log.
+          - What the task waits for. QEMU itself must come up and answer in any case, which is all for V(nothing) and V(qmp).
+          - V(console) waits after a start until the guest writes O(console_pattern) on its serial console. If that does not happen,
+            the start is undone.
+          - V(address) waits until one of the guest's NICs has an address that is not link-local. It is looked for in the leases of the
+            host's DHCP servers, in its neighbour table and in the C(network_config) that the task gives to cloud-init, and must
+            answer on the wire from the NIC's MAC address; or the agent in the guest tells it (O(guest_agent)).
+          - V(ssh) waits until such an address answers on port 22 as an SSH server does. The host must have a way to it.
+          - V(cloud_init) waits until cloud-init has finished, as it tells on the serial console by its default C(final_message), or the
+            agent in the guest tells (O(guest_agent)). What cloud-init reports as failed is an error then.
+          - With V(address), V(ssh) and V(cloud_init) also a task waits that finds the guest running, and a guest that does not come so
+            far is left as it is, to be looked at. Other tasks for the host can run meanwhile.
+          - When time is over, the error tells how far each guest came, and shows the end of its serial console.
         type: str
-        choices: [nothing, qmp, console]
+        choices: [nothing, qmp, console, address, ssh, cloud_init]
       console_pattern: &console_pattern
         description: A regular expression for O(wait_for=console).
         type: str
       wait_timeout: &wait_timeout
-        description: Seconds to wait for O(console_pattern).
+        description: Seconds to wait for what O(wait_for) names.
         type: float
   state:
     <<: *state
@@ -555,6 +564,14 @@ actions:
   elements: str
   returned: success
   sample: [Define guest vm1, Start guest vm1]
+waited:
+  description: >-
+    For each guest that was waited for with O(wait_for) V(address), V(ssh) or V(cloud_init), how far it came (C(stage)), after how many
+    C(seconds), and which C(addresses) answered.
+  type: dict
+  returned: success, and when that fails
+  sample:
+    vm1: {goal: ssh, seconds: 14.2, addresses: [192.168.6.11], reached: true, stage: 192.168.6.11 answers with SSH-2.0-OpenSSH_9.2}
 ended_by:
   description: >-
     For each guest that was stopped, what it took: C(powerdown) if the guest powered itself off, else C(sigterm) or C(sigkill).
@@ -677,7 +694,9 @@ guests:
           size: 21474836480
           made: true
     nics: &return_nics
-      description: The network interfaces.
+      description:
+        - The network interfaces. C(addresses) are those that the host knows of while the guest runs, from the leases of its DHCP servers,
+          its neighbour table and the agent in the guest. They are not asked whether they still answer; see O(wait_for).
       type: list
       elements: dict
       sample:
@@ -688,6 +707,7 @@ guests:
           user: false
           queues: 1
           link: true
+          addresses: [192.168.6.11]
     cloud_init: &return_cloud_init
       description: >-
         How cloud-init in the guest is told what to do; null if it is not. The digest stands for the content of the seed, and tells
@@ -826,7 +846,7 @@ OPTIONS = {
     "shutdown_timeout": {"type": "float", "default": 60.0},
     "force": {"type": "bool", "default": False},
     "remove_disks": {"type": "bool", "default": False},
-    "wait_for": {"type": "str", "choices": ["nothing", "qmp", "console"], "default": "qmp"},
+    "wait_for": {"type": "str", "choices": list(_spec.WAIT_FOR), "default": "qmp"},
     "console_pattern": {"type": "str"},
     "wait_timeout": {"type": "float", "default": 120.0},
 }

@@ -18,6 +18,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refus
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _accelerator,
     _accounts,
+    _addresses,
     _argv,
     _cache,
     _checks,
@@ -32,6 +33,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _store,
     _tpm,
     _units,
+    _waiting,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._checks import Network, PlannedTap
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places, defined_guests
@@ -63,6 +65,8 @@ class Guests(Resource[State]):
         self._processes: dict[str, Process] = {}
         self._accelerators: dict[tuple[str, str], str] = {}
         self._ended: dict[str, str] = {}
+        self._addresses: dict[str, _addresses.Addresses] = {}
+        self._awaited: list[_waiting.Awaited] = []
         self._stopping: set[str] = set()
         self._seeds = _seed_iso.Seeds({wish.name: wish.cloud_init for wish in wishes if wish.cloud_init is not None})
         self._services: set[str] = set()
@@ -84,6 +88,8 @@ class Guests(Resource[State]):
         self._processes = {name: guest.process for name, guest in state.items() if guest.process is not None}
         if self._found is None:
             self._found = {name: guest.process for name, guest in state.items()}
+        running = [guest.definition.spec for guest in state.values() if guest.definition and guest.process]
+        self._addresses = _addresses.known(running)
         return state
 
     def plan(self, have: State, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
@@ -97,6 +103,7 @@ class Guests(Resource[State]):
         problems += self._start_problems(have, wants, starting, ahead)
         problems += self._unless_checking(self._seeds.problems(drafts))
         self.warnings += self._seeds.warnings(drafts)
+        problems += [problem for name, want in wants.items() for problem in _wait_problems(want)]
         _refuse(problems)
         for name in starting:
             wants[name] = self._with_accelerator(wants[name])
@@ -133,14 +140,42 @@ class Guests(Resource[State]):
             guest = state[wish.name]
             if guest.is_there:
                 rendered[wish.name] = _render(guest, self._pending(wish, guest), wish.name)
+                for nic in rendered[wish.name].get("nics", ()):
+                    nic["addresses"] = self._addresses_of(wish.name, nic["mac"])
         return rendered
 
+    def wait(self, state: State) -> State:
+        for wish in self._wishes:
+            guest = state[wish.name]
+            if _waits(wish) and guest.process is not None and guest.definition is not None:
+                declared = _addresses.declared(wish.cloud_init.parts.get("network_config") if wish.cloud_init else None)
+                spec = guest.definition.spec
+                self._awaited.append(_waiting.Awaited(spec, guest.process, wish.wait_for, wish.wait_timeout, declared))
+        if not self._awaited:
+            return state
+        _waiting.wait(self._awaited)
+        return self.read()
+
     def facts(self, state: State) -> dict[str, t.Any]:
-        return {"ended_by": dict(self._ended)}
+        return {
+            "ended_by": dict(self._ended),
+            "waited": {guest.spec.name: guest.told() for guest in self._awaited},
+        }
 
     def leaving(self) -> set[int]:
         """The processes that are gone when this resource has been applied."""
         return {self._processes[name].pid for name in self._stopping if name in self._processes}
+
+    def _addresses_of(self, name: str, mac: str) -> list[str]:
+        """What is known of a NIC, and what was seen of it while it was waited for."""
+        seen = [
+            address
+            for guest in self._awaited
+            if guest.spec.name == name
+            for address, owner in guest.addresses.items()
+            if owner == mac
+        ]
+        return list(_addresses.in_order([*self._addresses.get(name, {}).get(mac, ()), *seen]))
 
     def _pending(self, wish: Wish, guest: GuestState) -> list[str]:
         return _state.pending_restart(guest, self._want(wish, guest))
@@ -473,6 +508,14 @@ def _definition(spec: GuestSpec, accelerator: str, manager: str) -> Definition:
     if accelerator:
         argv = _argv.command_line(spec, program=program, accelerator=accelerator, manager=manager)
     return Definition(spec, accelerator, tuple(argv), manager)
+
+
+def _waits(wish: Wish) -> bool:
+    return wish.wait_for in _waiting.GOALS and wish.state in ("running", "restarted")
+
+
+def _wait_problems(want: Want) -> list[str]:
+    return _waiting.problems(want.spec, want.wish.wait_for) if _waits(want.wish) else []
 
 
 def _account(spec: GuestSpec) -> t.Optional[Account]:

@@ -32,6 +32,7 @@ CDROM = "cdrom"
 MEDIA = ("disk", CDROM)
 #: What a CD drive can be plugged into.
 CDROM_BUSES = ("sata", "ide", "scsi")
+WAIT_FOR = ("nothing", "qmp", "console", "address", "ssh", "cloud_init")
 
 #: Who starts QEMU, and again after a boot: systemd, or nobody but us.
 SYSTEMD = "systemd"

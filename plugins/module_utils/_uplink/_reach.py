@@ -1,7 +1,7 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which gateways answer now, on the wire: ARP and neighbour discovery made by hand, past the kernel's neighbour table.
+"""Which addresses answer now, on the wire: ARP and neighbour discovery made by hand, past the kernel's neighbour table.
 
 An old connection lives on, and a neighbour entry stays "reachable", for a minute after the path is dead. So each
 gateway is asked afresh, and only its answer to this question counts. Questions leave through a packet socket on the
@@ -188,24 +188,30 @@ def answers(
     C(sources) has the host's address for each gateway. One that it lacks is asked for as by a host that has no address
     yet. Over an interface that is not there or is down nobody answers. Returns as soon as all have answered.
     """
+    return set(owners(interface, gateways, sources=sources, timeout=timeout))
+
+
+def owners(
+    interface: str, addresses: t.Iterable[str], *, sources: t.Mapping[str, t.Optional[str]], timeout: float
+) -> dict[str, str]:
+    """Like C(answers): address -> the MAC address of who answered for it."""
     with contextlib.closing(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)) as wire:
         _attach_filter(wire)
         try:
             wire.bind((interface, _ETHERTYPE_ALL))
         except OSError as error:
             if error.errno in (errno.ENODEV, errno.ENXIO, errno.ENETDOWN):
-                return set()
+                return {}
             raise
         mac = wire.getsockname()[4]
         if len(mac) != 6:
-            return set()
-        open_questions = {gateway: _question(gateway, sources.get(gateway), mac) for gateway in gateways}
-        _ask(wire, open_questions, timeout)
-    return set(gateways) - set(open_questions)
+            return {}
+        return _ask(wire, {address: _question(address, sources.get(address), mac) for address in addresses}, timeout)
 
 
-def _ask(wire: socket.socket, open_questions: dict[str, Question], timeout: float) -> None:
-    """Ask again and again, and take out what is answered."""
+def _ask(wire: socket.socket, open_questions: dict[str, Question], timeout: float) -> dict[str, str]:
+    """Ask again and again what is not answered yet."""
+    found: dict[str, str] = {}
     wire.setblocking(False)
     poll = select.poll()
     poll.register(wire, select.POLLIN)
@@ -223,7 +229,9 @@ def _ask(wire: socket.socket, open_questions: dict[str, Question], timeout: floa
         for frame in _received(wire):
             for gateway in [name for name, question in open_questions.items() if question.is_answered_by(frame)]:
                 del open_questions[gateway]
+                found[gateway] = ":".join(f"{byte:02x}" for byte in frame[6:12])
         now = time.monotonic()
+    return found
 
 
 def _received(wire: socket.socket) -> t.Iterator[bytes]:
