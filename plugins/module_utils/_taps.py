@@ -119,6 +119,11 @@ class TapDevices(Resource[TapsState]):
             self.warnings += _links.left_alone("tap", self._wanted, have.taps)
         self._told = True
 
+    def spare(self, names: t.Iterable[str]) -> None:
+        """Leave these taps alone, whatever the options say."""
+        spared = set(names)
+        self._wanted = [want for want in self._wanted if want.name not in spared]
+
     def predict(self, have: TapsState, changes: t.Sequence[Change]) -> TapsState:
         return dataclasses.replace(have, taps=_tap_plan.state_after(have.taps, changes)) if changes else have
 

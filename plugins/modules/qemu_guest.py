@@ -288,6 +288,11 @@ options:
             M(labspan.vmnet.guest_agent) talks to. The agent itself is software in the guest.
           - The default for a new guest is V(false).
         type: bool
+      balloon: &balloon
+        description:
+          - Whether the guest has a balloon, by which O(guests[].memory) can be changed while it runs, up to what it was started with.
+            The default for a new guest is V(false).
+        type: bool
       display: &display
         description:
           - V(none) gives no graphics card. This is the default for a new guest.
@@ -336,6 +341,11 @@ options:
         description:
           - Seconds that the guest has to power itself off before QEMU gets SIGTERM.
           - Those of the task that makes it run hold for systemd, too.
+        type: float
+      live_timeout: &live_timeout
+        description:
+          - Seconds that a running guest has to give back a NIC or a disk that O(guests[].nics) or O(guests[].disks) does not name any
+            more, or memory. The task fails when it does not, and the guest keeps what it has.
         type: float
       force: &force
         description:
@@ -390,6 +400,7 @@ options:
   boot_order: *boot_order
   console: *console
   guest_agent: *guest_agent
+  balloon: *balloon
   display: *display
   user: *user
   sandbox: *sandbox
@@ -403,6 +414,9 @@ options:
   shutdown_timeout:
     <<: *shutdown_timeout
     default: 60.0
+  live_timeout:
+    <<: *live_timeout
+    default: 20.0
   force:
     <<: *force
     default: false
@@ -835,6 +849,7 @@ OPTIONS = {
     "boot_order": {"type": "list", "elements": "str", "choices": ["disk", "cdrom", "network"]},
     "console": {"type": "bool"},
     "guest_agent": {"type": "bool"},
+    "balloon": {"type": "bool"},
     "display": {"type": "str", "choices": ["none", "vnc"]},
     "user": {"type": "str"},
     "sandbox": {"type": "bool"},
@@ -844,6 +859,7 @@ OPTIONS = {
     "extra_args": {"type": "list", "elements": "str"},
     "restart": {"type": "str", "choices": ["never", "if_needed"], "default": "never"},
     "shutdown_timeout": {"type": "float", "default": 60.0},
+    "live_timeout": {"type": "float", "default": 20.0},
     "force": {"type": "bool", "default": False},
     "remove_disks": {"type": "bool", "default": False},
     "wait_for": {"type": "str", "choices": list(_spec.WAIT_FOR), "default": "qmp"},

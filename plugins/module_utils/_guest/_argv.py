@@ -127,6 +127,8 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
     if spec.guest_agent:
         argv += _agent(ways, places)  # last, so that with it no other device gets another place on the bus
     argv += _seed_disk(spec, places)
+    if spec.balloon:
+        argv += ["-device", "virtio-balloon-pci,id=balloon"]
     return [*argv, *spec.extra_args]
 
 
@@ -215,6 +217,14 @@ def _disks(spec: GuestSpec, boot_indexes: t.Mapping[str, int]) -> list[str]:
         turn = {"bootindex": boot_indexes[identity]} if identity in boot_indexes else {}
         argv += ["-device", _options(bus, **image, id=identity, **place, **port, **turn)]
     return argv
+
+
+def disk_words(spec: GuestSpec, disk: Disk, part: _slots.Part) -> list[str]:
+    """A disk alone, as it is plugged into a guest that runs."""
+    driver, place = _place(spec, disk.bus, {disk.bus: part.number if part.unit is None else part.unit})
+    port = {} if part.port is None else {"bus": part.port}
+    device = _options(driver, drive=f"image{part.number}", id=part.id, **place, **port)
+    return ["-blockdev", _blockdev(disk, part.id), "-device", device]
 
 
 def _blockdev(disk: Disk, identity: str) -> str:

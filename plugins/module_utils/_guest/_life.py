@@ -22,13 +22,14 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Syste
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
     _firmware,
+    _live,
     _qmp,
     _services,
     _store,
     _tpm,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import SYSTEMD, GuestSpec, Wish
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import SYSTEMD, GuestSpec, Nic, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import (
     BROKEN_STATES,
     PAUSED,
@@ -66,7 +67,7 @@ class Starting:
         try:
             with self._qmp as qmp:
                 qmp.greet()
-                _plug(qmp, self.spec)
+                _pull(qmp, self.definition)
                 if self._wanted == RUNNING and qmp.status() == "prelaunch":
                     qmp.execute("cont")
         except _qmp.QmpClosed:
@@ -171,29 +172,23 @@ def _listen(ours: contextlib.ExitStack, path: str, account: Account) -> int:
     return listener.fileno()
 
 
-def _plug(qmp: _qmp.Qmp, spec: GuestSpec) -> None:
-    for index, nic in enumerate(spec.nics):
-        if not nic.link:
-            qmp.execute("set_link", name=f"nic{index}", up=False)
+def _pull(qmp: _qmp.Qmp, definition: Definition) -> None:
+    """Pull the cables that are not to be plugged in when the guest begins."""
+    for device in _live.devices(definition):
+        if isinstance(device.what, Nic) and not device.what.link:
+            qmp.execute("set_link", name=device.part.id, up=False)
 
 
-def set_activity(spec: t.Optional[GuestSpec], name: str, wanted: str) -> None:
+def set_activity(definition: t.Optional[Definition], name: str, wanted: str) -> None:
     """Pause the guest or let it go on."""
     with _qmp.Qmp(Places(name).qmp_socket, timeout=_ANSWER_TIMEOUT) as qmp:
         qmp.greet()
         if wanted == PAUSED:
             qmp.execute("stop")
             return
-        if spec is not None and qmp.status() == "prelaunch":
-            _plug(qmp, spec)
+        if definition is not None and qmp.status() == "prelaunch":
+            _pull(qmp, definition)
         qmp.execute("cont")
-
-
-def set_link(name: str, nic: int, up: bool) -> None:
-    """Plug or pull the cable of a NIC."""
-    with _qmp.Qmp(Places(name).qmp_socket, timeout=_ANSWER_TIMEOUT) as qmp:
-        qmp.greet()
-        qmp.execute("set_link", name=f"nic{nic}", up=up)
 
 
 @dataclasses.dataclass

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import struct
 import time
 import typing as t
 
@@ -23,7 +24,11 @@ _QUEUE = 32
 
 
 class QmpError(SystemFailure):
-    """QEMU refused a command."""
+    """QEMU refused a command; C(reason) is what it said."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class QmpClosed(SystemFailure):
@@ -59,6 +64,7 @@ class Qmp:
         self._path = path
         self._timeout = timeout
         self._received = b""
+        self._events: list[dict[str, t.Any]] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(timeout)
         try:
@@ -87,7 +93,7 @@ class Qmp:
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: t.Any) -> t.Any:
-        """What QEMU returns for the command; events on the way are passed over."""
+        """What QEMU returns for the command; events on the way are kept for C(event)."""
         request: dict[str, t.Any] = {"execute": command}
         if arguments:
             request["arguments"] = arguments
@@ -96,16 +102,47 @@ class Qmp:
             self._socket.sendall(json.dumps(request).encode() + b"\n")
         except OSError as error:
             raise QmpClosed(f"QEMU closed its control socket {self._path} ({error.strerror or error}).") from error
+        return self._answer(command, deadline)
+
+    def hand_over(self, name: str, descriptor: int) -> None:
+        """Give QEMU an open file, which commands then call by this name. It may not begin with a digit."""
+        request = json.dumps({"execute": "getfd", "arguments": {"fdname": name}}).encode() + b"\n"
+        rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", descriptor))
+        deadline = time.monotonic() + self._timeout
+        try:
+            sent = self._socket.sendmsg([request], [rights])
+            self._socket.sendall(request[sent:])
+        except OSError as error:
+            raise QmpClosed(f"QEMU closed its control socket {self._path} ({error.strerror or error}).") from error
+        self._answer("getfd", deadline)
+
+    def event(self, timeout: float) -> t.Optional[dict[str, t.Any]]:
+        """The next event that was not asked for yet; None when there is none within the seconds."""
+        if self._events:
+            return self._events.pop(0)
+        try:
+            return self._message(time.monotonic() + timeout)
+        except QmpSilent:
+            return None
+
+    def _answer(self, command: str, deadline: float) -> t.Any:
         while True:
             message = self._message(deadline)
             if "error" in message:
-                raise QmpError(f"QEMU refuses the command {command}: {message['error'].get('desc', message['error'])}")
+                reason = str(message["error"].get("desc", message["error"]))
+                raise QmpError(f"QEMU refuses the command {command}: {reason}", reason)
             if "return" in message:
                 return message["return"]
+            if "event" in message:
+                self._events.append(message)
 
     def status(self) -> str:
         """The run state: C(running), C(paused), C(prelaunch), ..."""
         return str(self.execute("query-status")["status"])
+
+    def devices(self) -> frozenset[str]:
+        """The ids of all devices that were given one."""
+        return frozenset(str(child["name"]) for child in self.execute("qom-list", path="/machine/peripheral"))
 
     def _silent(self) -> QmpSilent:
         return QmpSilent(

@@ -24,7 +24,9 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _checks,
     _disks,
     _firmware,
+    _hotplug,
     _life,
+    _live,
     _seed,
     _seed_iso,
     _services,
@@ -35,6 +37,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _units,
     _waiting,
 )
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._checks import Network, PlannedTap
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places, defined_guests
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Wish
@@ -44,7 +47,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Netl
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account, Process
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
-from ansible_collections.labspan.vmnet.plugins.module_utils._taps import TapDevices
+from ansible_collections.labspan.vmnet.plugins.module_utils._taps import TapDevices, TapsState
 
 State = t.Mapping[str, GuestState]
 
@@ -68,6 +71,7 @@ class Guests(Resource[State]):
         self._addresses: dict[str, _addresses.Addresses] = {}
         self._awaited: list[_waiting.Awaited] = []
         self._stopping: set[str] = set()
+        self._unplugging: set[str] = set()
         self._seeds = _seed_iso.Seeds({wish.name: wish.cloud_init for wish in wishes if wish.cloud_init is not None})
         self._services: set[str] = set()
 
@@ -99,8 +103,11 @@ class Guests(Resource[State]):
         self._stopping = {
             change.guest for changes in drafts.values() for change in changes if isinstance(change, _state.Stop)
         }
+        self._unplugging = {
+            change.guest for changes in drafts.values() for change in changes if isinstance(change, _live.Unplug)
+        }
         problems = self._disk_problems(have, wants, drafts)
-        problems += self._start_problems(have, wants, starting, ahead)
+        problems += self._start_problems(have, wants, drafts, starting, ahead)
         problems += self._unless_checking(self._seeds.problems(drafts))
         self.warnings += self._seeds.warnings(drafts)
         problems += [problem for name, want in wants.items() for problem in _wait_problems(want)]
@@ -112,14 +119,14 @@ class Guests(Resource[State]):
         return sorted(changes, key=_state.phase)
 
     def predict(self, have: State, changes: t.Sequence[Change]) -> State:
-        ours = t.cast("t.Sequence[_state.GuestChange]", changes)
+        ours = t.cast("t.Sequence[GuestChange]", changes)
         return {
             name: _state.predict(state, [change for change in ours if change.guest == name])
             for name, state in have.items()
         }
 
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
-        for kind, group in itertools.groupby(t.cast("t.Sequence[_state.GuestChange]", changes), key=type):
+        for kind, group in itertools.groupby(t.cast("t.Sequence[GuestChange]", changes), key=type):
             run = list(group)
             if kind is _state.Stop:
                 self._stop(t.cast("list[_state.Stop]", run))
@@ -165,6 +172,11 @@ class Guests(Resource[State]):
     def leaving(self) -> set[int]:
         """The processes that are gone when this resource has been applied."""
         return {self._processes[name].pid for name in self._stopping if name in self._processes}
+
+    def letting_go(self) -> set[int]:
+        """The processes that hold taps which they will have given back when this resource has been applied."""
+        giving = {self._processes[name].pid for name in self._unplugging if name in self._processes}
+        return self.leaving() | giving
 
     def _addresses_of(self, name: str, mac: str) -> list[str]:
         """What is known of a NIC, and what was seen of it while it was waited for."""
@@ -237,7 +249,8 @@ class Guests(Resource[State]):
         for name, want in wants.items():
             if want.wish.state == "absent":
                 continue
-            running = have[name].process is not None
+            process, definition = have[name].process, have[name].definition
+            running = {disk.path for disk in definition.spec.disks} if process and definition else set()
             new = {change.after.path for change in drafts[name] if isinstance(change, _state.CreateDisk)}
             for disk in (disk for disk in want.spec.disks if not disk.is_empty):
                 image = have[name].images.get(disk.path)
@@ -245,17 +258,37 @@ class Guests(Resource[State]):
                 missing = _checks.missing_for_disk(want.spec, disk) if lacks else []
                 problems += self._unless_checking(missing)
                 if not missing and (image is not None or disk.path in new):
-                    problems += _checks.disk_problems(want.spec, disk, image, running=running)
+                    problems += _checks.disk_problems(want.spec, disk, image, running=disk.path in running)
         return problems
 
     def _start_problems(
-        self, have: State, wants: t.Mapping[str, Want], starting: t.Sequence[str], ahead: t.Mapping[str, t.Any]
+        self,
+        have: State,
+        wants: t.Mapping[str, Want],
+        drafts: t.Mapping[str, t.Sequence[Change]],
+        starting: t.Sequence[str],
+        ahead: t.Mapping[str, t.Any],
     ) -> list[str]:
-        if not starting:
-            return []
         specs = [wants[name].spec for name in starting]
-        network = _network(specs, ahead)
+        then = {name: _state.predict(have[name], changes) for name, changes in drafts.items()}
+        plugged = [
+            definition.spec
+            for name, definition in ((name, guest.definition) for name, guest in then.items())
+            if definition is not None and any(isinstance(change, _live.Plug) for change in drafts[name])
+        ]
+        if not (specs or plugged):
+            return []
+        network = _network([*specs, *plugged], ahead)
         problems: list[str] = []
+        for spec in plugged:
+            own = {self._processes[spec.name].pid} if spec.name in self._processes else set()
+            problems += _checks.tap_problems(spec, network, self.leaving() | own)
+            problems += self._unless_checking(
+                [_checks.missing_tap_problem(spec, tap) for tap in _checks.missing_taps(spec, network)]
+            )
+            account = _account(spec)
+            if account is not None:
+                problems += _checks.access_problems(spec, have[spec.name].images, account)
         for spec in specs:
             problems += _checks.program_problems(spec)
             if wants[spec.name].definition.manager == _spec.SYSTEMD:
@@ -273,7 +306,9 @@ class Guests(Resource[State]):
             else:
                 problems += _checks.access_problems(spec, have[spec.name].images, account)
                 problems += self._accelerator_problems(spec, account)
-        problems += _checks.sharing_problems([*specs, *self._others(wants, have)], starting, network)
+        new = [spec.name for spec in [*specs, *plugged]]
+        others = [spec for spec in self._others(wants, then) if spec.name not in new]
+        problems += _checks.sharing_problems([*specs, *plugged, *others], new, network)
         return problems
 
     def _accelerator_problems(self, spec: GuestSpec, account: Account) -> list[str]:
@@ -301,19 +336,16 @@ class Guests(Resource[State]):
         self.warnings += [f"{problem} {_IN_CHECK_MODE}" for problem in problems]
         return []
 
-    def _others(self, wants: t.Mapping[str, Want], have: State) -> t.Iterator[GuestSpec]:
-        """The guests of this host that run and go on running, as they were started."""
+    def _others(self, wants: t.Mapping[str, Want], then: State) -> t.Iterator[GuestSpec]:
+        """The guests of this host that run and go on running, as they will be."""
         processes = _store.Processes()
         for name in defined_guests():
             if name not in wants and processes.find(name) is not None:
                 definition = _store.read_definition(name)
                 if definition is not None:
                     yield definition.spec
-        for name, guest in have.items():
-            runs_on = guest.process is not None and not any(
-                isinstance(change, _state.Stop) for change in _state.plan(guest, wants[name])
-            )
-            if runs_on and guest.definition is not None:
+        for guest in then.values():
+            if guest.process is not None and guest.definition is not None:
                 yield guest.definition.spec
 
     def _warn(self, have: State, wants: t.Mapping[str, Want]) -> None:
@@ -375,7 +407,7 @@ class Guests(Resource[State]):
             raise Refused(_checks.account_problem(start.definition.spec))
         return account
 
-    def _apply_one(self, change: _state.GuestChange) -> None:
+    def _apply_one(self, change: GuestChange) -> None:
         name = change.guest
         if isinstance(change, _state.FetchImage):
             _cache.fetch(change.after)
@@ -397,11 +429,10 @@ class Guests(Resource[State]):
                     _disks.remove(made)
         elif isinstance(change, _state.SetSeed):
             self._seeds.apply(change, _store.read_definition(name))
-        elif isinstance(change, _state.SetLink):
-            _life.set_link(name, change.nic, change.after)
         elif isinstance(change, _state.SetActivity):
-            definition = _store.read_definition(name)
-            _life.set_activity(definition.spec if definition else None, name, change.after)
+            _life.set_activity(_store.read_definition_of(name, self._processes.get(name)), name, change.after)
+        else:
+            _hotplug.apply(change, _store.read_definition(name))
 
     def _make_disk(self, name: str, disk: _spec.Disk) -> None:
         definition = _store.read_definition(name)
@@ -439,13 +470,12 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
         wanted = wish.given.get("nics", defined.spec.nics if defined else ())
         after = {} if wish.state == "absent" else _bridged_taps(wanted, network, owner)
         coming += after.values()
-        if _lets_go(wish):
-            going += [{**tap, "state": "absent"} for name, tap in before.items() if name not in after]
+        going += [{**tap, "state": "absent"} for name, tap in before.items() if name not in after]
     resources: list[Resource[t.Any]] = [guests]
     if coming:
         resources.insert(0, TapDevices(coming, check_mode=check_mode))
     if going:
-        resources.append(FormerTaps(going, check_mode=check_mode, leaving=guests.leaving))
+        resources.append(FormerTaps(going, check_mode=check_mode, leaving=guests.letting_go))
     if served:
         resources.insert(0, UnitFiles())
     elif _systemd.is_running():
@@ -472,10 +502,21 @@ def _is_service_left(wishes: t.Sequence[Wish], state: State) -> bool:
 
 
 class FormerTaps(TapDevices):
-    """Taps that were made for guests and go with them."""
+    """Taps that were made for guests and go with them, or with their NICs; a guest that runs on keeps what it has."""
 
     plural: t.ClassVar[str] = "former_taps"
     singular: t.ClassVar[str] = "former_tap"
+
+    def plan(self, have: TapsState, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
+        guests = t.cast("t.Mapping[str, GuestState]", ahead[Guests.plural])
+        self.spare(
+            nic.tap
+            for guest in guests.values()
+            if guest.process is not None and guest.definition is not None
+            for nic in guest.definition.spec.nics
+            if nic.tap is not None
+        )
+        return super().plan(have, ahead)
 
 
 def _bridged_taps(
@@ -493,13 +534,6 @@ def _bridged_taps(
         for nic in nics
         if nic.tap is not None and nic.bridge is not None
     }
-
-
-def _lets_go(wish: Wish) -> bool:
-    """Whether taps that the wish does not name any more are free after the task; a guest that runs on keeps its own."""
-    if wish.state in ("absent", "stopped", "restarted") or wish.restart == "if_needed":
-        return True
-    return _store.Processes().find(wish.name) is None
 
 
 def _definition(spec: GuestSpec, accelerator: str, manager: str) -> Definition:

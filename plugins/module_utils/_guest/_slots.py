@@ -117,6 +117,14 @@ def begin(spec: GuestSpec, argv: tuple[str, ...], process: Process) -> Live:
     return Live(process, argv, nics, disks, spec.memory)
 
 
+def from_data(stored: t.Optional[t.Mapping[str, t.Any]]) -> t.Optional[Live]:
+    """What became of a process, from a guest's file; raises TypeError or KeyError when that is not one."""
+    if stored is None:
+        return None
+    nics, disks = (tuple(Part(**part) for part in stored[kind]) for kind in ("nics", "disks"))
+    return Live(Process(**stored["process"]), tuple(stored["argv"]), nics, disks, int(stored["memory"]))
+
+
 def hot_bus(machine: str) -> bool:
     """Whether the machine takes PCI devices on its root bus while it runs."""
     return is_pc(machine)

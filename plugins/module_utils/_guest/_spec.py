@@ -119,6 +119,7 @@ class GuestSpec:
     console: bool = True
     guest_agent: bool = False
     cloud_init: t.Optional[_seed.CloudInit] = None
+    balloon: bool = False
     display: str = "none"
     user: str = "labspan-qemu"
     sandbox: bool = True
@@ -153,6 +154,7 @@ class Wish:
     """What it holds is not part of the guest's definition, which would show it."""
     restart: str = "never"
     shutdown_timeout: float = 60.0
+    live_timeout: float = 20.0
     force: bool = False
     remove_disks: bool = False
     wait_for: str = "qmp"
@@ -221,6 +223,7 @@ def wish(options: Options, *, identity: str) -> Wish:
         "accelerator",
         "console",
         "guest_agent",
+        "balloon",
         "display",
         "sandbox",
         "service_manager",
@@ -246,6 +249,7 @@ def wish(options: Options, *, identity: str) -> Wish:
         cloud_init=None if options.get("cloud_init") is None else _seed.ask(name, options["cloud_init"]),
         restart=options["restart"],
         shutdown_timeout=_seconds("shutdown_timeout", options["shutdown_timeout"]),
+        live_timeout=_seconds("live_timeout", options["live_timeout"]),
         force=options["force"],
         remove_disks=_remove_disks(options),
         wait_for=options["wait_for"],

@@ -12,11 +12,14 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _seed
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _live, _seed
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._live import Plug, SetLink, SetMemory, Unplug
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._slots import Live
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
 
@@ -50,6 +53,8 @@ class Definition:
     argv: tuple[str, ...]
     manager: str = "none"
     """Who starts it: C(systemd) or C(none)."""
+    live: t.Optional[Live] = None
+    """Set while the process that runs is not what the words above would start, because it was changed since."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,6 +88,8 @@ class GuestState:
     """There is no process, and systemd is about to start one again."""
     tpm_state: bool = False
     """Whether there is a directory with what its TPM keeps."""
+    attached: t.Optional[frozenset[str]] = None
+    """The ids of its devices; None when QEMU did not tell."""
 
     @property
     def activity(self) -> str:
@@ -114,13 +121,6 @@ class Want:
     @property
     def spec(self) -> GuestSpec:
         return self.definition.spec
-
-
-@dataclasses.dataclass(frozen=True)
-class GuestChange(Change):
-    """A step about one guest."""
-
-    guest: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,10 +220,13 @@ class SetActivity(GuestChange):
 
 
 @dataclasses.dataclass(frozen=True)
-class SetLink(GuestChange):
-    """The cable of a NIC is plugged or pulled; states are booleans."""
+class Wake(SetActivity):
+    """A guest goes on before it is asked to give something back."""
 
-    nic: int
+
+@dataclasses.dataclass(frozen=True)
+class Record(Define):
+    """The guest's file changes after what it tells was done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,16 +245,20 @@ class Forget(GuestChange):
 PHASES: tuple[tuple[type, ...], ...] = (
     (FetchImage,),
     (Stop,),
+    (Wake, Unplug),
     (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, SetSeed, RemoveTpm, Forget),
+    (Plug,),
+    (SetLink, SetMemory),
+    (Record,),
     (SetUnit,),
-    (SetLink, SetActivity),
+    (SetActivity,),
     (Start,),
 )
 
 
 def phase(change: Change) -> int:
     """Sorting key for the changes of several guests."""
-    return next(number for number, kinds in enumerate(PHASES) if isinstance(change, kinds))
+    return next(number for number, kinds in enumerate(PHASES) if type(change) in kinds)
 
 
 def plan(have: GuestState, want: Want) -> list[GuestChange]:
@@ -269,7 +276,7 @@ def _plan_guest(have: GuestState, want: Want) -> list[GuestChange]:
     if have.process is None:
         return _plan_rest(have, want)
     if want.wish.state == "stopped" or _is_to_restart(have, want):
-        stopped = dataclasses.replace(have, process=None, run_state=None, as_defined=True)
+        stopped = _ended(have)
         return [_stop(have, want.wish), *_plan_rest(stopped, want)]
     return _plan_life(have, want)
 
@@ -295,6 +302,13 @@ def _is_to_restart(have: GuestState, want: Want) -> bool:
     if want.wish.state == "restarted" and have.process == want.restart_of:
         return True
     return want.wish.restart == "if_needed" and (bool(pending_restart(have, want)) or have.activity == BROKEN)
+
+
+def _ended(state: GuestState) -> GuestState:
+    """Without its process, and without what was so for that process only."""
+    definition = None if state.definition is None else dataclasses.replace(state.definition, live=None)
+    gone = dataclasses.replace(state, definition=definition, process=None, run_state=None, attached=None)
+    return dataclasses.replace(gone, as_defined=True, coming_back=False)
 
 
 def _stop(have: GuestState, wish: Wish) -> Stop:
@@ -327,7 +341,23 @@ def _plan_rest(have: GuestState, want: Want) -> list[GuestChange]:
     changes: list[GuestChange] = []
     if have.definition != want.definition:
         changes.append(Define(f"guest {name}", _define_sentence(have, want), have.definition, want.definition, name))
-    for disk in want.spec.disks:
+    changes += _plan_images(have, name, want.spec.disks)
+    uefi = want.spec.uefi
+    if uefi is not None and uefi.template is not None and not have.variables:
+        sentence = f"Make the store of UEFI variables for guest {name} from {uefi.template}"
+        changes.append(CreateVariables(f"guest {name}", sentence, None, uefi, name))
+    changes += _plan_seed(have, wish, want.seed)
+    if wish.wants_process:
+        after = PAUSED if wish.state == "paused" else RUNNING
+        how = ", paused" if after == PAUSED else ""
+        changes.append(Start(f"guest {name}", f"Start guest {name}{how}", STOPPED, after, name, want.definition))
+    return changes
+
+
+def _plan_images(have: GuestState, name: str, disks: t.Iterable[Disk]) -> list[GuestChange]:
+    """The files of disks that no process has open."""
+    changes: list[GuestChange] = []
+    for disk in disks:
         image = have.images.get(disk.path)
         if disk.is_cdrom:
             continue
@@ -342,15 +372,6 @@ def _plan_rest(have: GuestState, want: Want) -> list[GuestChange]:
             before = dataclasses.replace(disk, size=image.size)
             sentence = f"Grow the disk {disk.path} of guest {name} from {image.size} to {disk.size} bytes"
             changes.append(GrowDisk(f"disk {disk.path}", sentence, before, disk, name))
-    uefi = want.spec.uefi
-    if uefi is not None and uefi.template is not None and not have.variables:
-        sentence = f"Make the store of UEFI variables for guest {name} from {uefi.template}"
-        changes.append(CreateVariables(f"guest {name}", sentence, None, uefi, name))
-    changes += _plan_seed(have, wish, want.seed)
-    if wish.wants_process:
-        after = PAUSED if wish.state == "paused" else RUNNING
-        how = ", paused" if after == PAUSED else ""
-        changes.append(Start(f"guest {name}", f"Start guest {name}{how}", STOPPED, after, name, want.definition))
     return changes
 
 
@@ -393,11 +414,20 @@ def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
             f"guest {name} has a process that cannot go on (QEMU says {have.run_state}). Start it anew with state: "
             "restarted, or allow it with restart: if_needed."
         )
-    changes: list[GuestChange] = list(_plan_links(have, want))
+    changes: list[GuestChange] = []
     if have.definition is not None and have.definition.spec.cloud_init == want.spec.cloud_init and want.wish.cloud_init:
         changes += _plan_seed(have, want.wish, want.seed)  # QEMU keeps the image that it has open
     changes += _plan_settings(predict(have, changes), want)
     wanted = PAUSED if want.wish.state == "paused" else RUNNING
+    then = predict(have, changes)
+    out = _outcome(then, want)
+    if out is not None and out.leave and have.activity == wanted == PAUSED:
+        raise Refused(
+            f"guest {name} is paused, and only a guest that runs can give back {' and '.join(map(str, out.leave))}. "
+            "Let it run (state: running), or stop it."
+        )
+    if out is not None:
+        changes += _plan_hardware(then, want.wish, out)
     if have.activity == UNKNOWN:
         if wanted == PAUSED:
             raise Refused(
@@ -406,25 +436,46 @@ def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
             )
     elif have.activity != wanted:
         verb = "Pause" if wanted == PAUSED else "Resume"
-        changes.append(SetActivity(subject, f"{verb} guest {name}", have.activity, wanted, name))
+        if out is not None and out.leave and wanted == RUNNING:
+            changes.insert(0, Wake(subject, f"{verb} guest {name}", have.activity, wanted, name))
+        else:
+            changes.append(SetActivity(subject, f"{verb} guest {name}", have.activity, wanted, name))
     return changes
 
 
-def _plan_links(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
-    if have.definition is None or not have.as_defined or have.activity == UNKNOWN:
-        return
-    name, defined = want.wish.name, have.definition.spec
-    nics = list(defined.nics)
-    for index, (before, after) in enumerate(zip(defined.nics, want.spec.nics)):
-        if before.link == after.link:
-            continue
-        sentence = f"Set the link of NIC {index} of guest {name} {'up' if after.link else 'down'}"
-        yield SetLink(f"NIC {index} of guest {name}", sentence, before.link, after.link, name, index)
-        nics[index] = dataclasses.replace(before, link=after.link)
-    if tuple(nics) != defined.nics:
-        definition = dataclasses.replace(have.definition, spec=dataclasses.replace(defined, nics=tuple(nics)))
-        sentence = f"Record the links of guest {name}"
-        yield Define(f"guest {name}", sentence, have.definition, definition, name)
+def _outcome(have: GuestState, want: Want) -> t.Optional[_live.Outcome]:
+    """What the running guest can become as it is; None when nobody knows what it is."""
+    if have.process is None or have.definition is None or not have.as_defined:
+        return None
+    return _live.outcome(have, want, reachable=have.activity in (RUNNING, PAUSED))
+
+
+def _plan_hardware(have: GuestState, wish: Wish, out: _live.Outcome) -> list[GuestChange]:
+    """What comes is recorded before it is there, what leaves after it is gone: so a run that is cut off is taken up."""
+    name, patience = wish.name, wish.live_timeout
+    guest = f"guest {name}"
+    changes: list[GuestChange] = [
+        Unplug(f"{device} of {guest}", f"Unplug {device} from {guest}", device, None, name, patience)
+        for device in out.leave
+    ]
+    definition = have.definition
+    if out.attached is not None:
+        changes.append(Define(guest, f"Record what is attached to {guest}", definition, out.attached, name))
+        definition = out.attached
+    changes += _plan_images(have, name, [device.what for device in out.come if isinstance(device.what, Disk)])
+    changes += [
+        Plug(f"{device} of {guest}", f"Plug {device} into {guest}", None, device, name, patience) for device in out.come
+    ]
+    for index, device, up in out.links:
+        sentence = f"Set the link of NIC {index} of {guest} {'up' if up else 'down'}"
+        changes.append(SetLink(f"NIC {index} of {guest}", sentence, not up, up, name, device.part.id))
+    if out.memory is not None:
+        before, after = out.memory
+        sentence = f"Set the memory of {guest} from {before} to {after} MiB by its balloon"
+        changes.append(SetMemory(f"memory of {guest}", sentence, before, after, name, patience))
+    if out.recorded != definition:
+        changes.append(Record(guest, f"Record the settings of {guest}", definition, out.recorded, name))
+    return changes
 
 
 def _plan_settings(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
@@ -435,7 +486,7 @@ def _plan_settings(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
     if any(getattr(defined, setting) != value for setting, value in wanted.items()):
         after = dataclasses.replace(have.definition, spec=dataclasses.replace(defined, **wanted))
         told = [
-            f"{setting} is {_show(getattr(defined, setting))}, wanted {_show(value)}"
+            f"{setting} is {_live.show(getattr(defined, setting))}, wanted {_live.show(value)}"
             for setting, value in wanted.items()
             if getattr(defined, setting) != value
         ]
@@ -449,12 +500,14 @@ def pending_restart(have: GuestState, want: Want) -> list[str]:
         return []
     if have.definition is None:
         return ["how the running guest was started is not recorded"]
-    if not have.as_defined:
+    out = _outcome(have, want)
+    if out is None:
         return ["the running guest was started with another command line than the recorded one"]
-    pending = differences(have.definition, want.spec)
+    pending = [*_settings(have.definition, want.spec), *out.pending]
+    attached = {disk.path for disk in have.definition.spec.disks}
     for disk in want.spec.disks:
         image = have.images.get(disk.path)
-        if image is not None and _is_to_grow(disk, image):
+        if image is not None and disk.path in attached and _is_to_grow(disk, image):
             pending.append(f"disk {disk.path} has {image.size} bytes, wanted {disk.size}")
     return pending
 
@@ -462,20 +515,30 @@ def pending_restart(have: GuestState, want: Want) -> list[str]:
 def differences(defined: Definition, wanted: GuestSpec) -> list[str]:
     """What a restart would change, attribute by attribute; links are changed while the guest runs."""
     spec = defined.spec
+    memory = [] if spec.memory == wanted.memory else [f"memory is {spec.memory}, wanted {wanted.memory}"]
+    return [
+        *memory,
+        *_settings(defined, wanted),
+        *_list_differences("disk", spec.disks, wanted.disks, _live.DISK_HARDWARE),
+        *_list_differences("NIC", spec.nics, wanted.nics, _live.NIC_HARDWARE),
+    ]
+
+
+def _settings(defined: Definition, wanted: GuestSpec) -> list[str]:
+    """The differences that cannot go away while the guest runs."""
+    spec = defined.spec
     found = []
     for field in dataclasses.fields(GuestSpec):
-        if field.name in (*SEPARATE, *SETTINGS):
+        if field.name in ("memory", *SEPARATE, *SETTINGS):
             continue
         before, after = getattr(spec, field.name), getattr(wanted, field.name)
         if before != after:
-            found.append(f"{field.name} is {_show(before)}, wanted {_show(after)}")
+            found.append(f"{field.name} is {_live.show(before)}, wanted {_live.show(after)}")
     if wanted.accelerator not in ("auto", defined.accelerator) and defined.accelerator:
         found.append(f"accelerator is {defined.accelerator}, wanted {wanted.accelerator}")
     found += _seed.differences(spec.cloud_init, wanted.cloud_init)
     if wanted.service_manager not in ("auto", defined.manager):
         found.append(f"service_manager is {defined.manager}, wanted {wanted.service_manager}")
-    found += _list_differences("disk", spec.disks, wanted.disks, ("path", "format", "bus", "read_only", "media"))
-    found += _list_differences("NIC", spec.nics, wanted.nics, ("mac", "model", "tap", "queues"))
     return found
 
 
@@ -486,21 +549,11 @@ def _list_differences(
         for attribute in attributes:
             was, shall = getattr(old, attribute), getattr(new, attribute)
             if was != shall:
-                yield f"{what} {index}: {attribute} is {_show(was)}, wanted {_show(shall)}"
+                yield f"{what} {index}: {attribute} is {_live.show(was)}, wanted {_live.show(shall)}"
     for index in range(len(before), len(after)):
-        yield f"{what} {index} ({_call(after[index])}) is not attached"
+        yield f"{what} {index} ({_live.call(after[index])}) is not attached"
     for index in range(len(after), len(before)):
-        yield f"{what} {index} ({_call(before[index])}) is attached and not wanted"
-
-
-def _call(part: t.Union[Disk, Nic]) -> str:
-    return part.path or "an empty CD drive" if isinstance(part, Disk) else f"{part.mac} on {part.place}"
-
-
-def _show(value: t.Any) -> str:
-    if isinstance(value, tuple):
-        return repr(list(value))
-    return "not set" if value is None else str(value)
+        yield f"{what} {index} ({_live.call(before[index])}) is attached and not wanted"
 
 
 def once(changes: t.Iterable[GuestChange]) -> list[GuestChange]:
@@ -526,7 +579,7 @@ def predict(have: GuestState, changes: t.Iterable[Change]) -> GuestState:
 
 def _after(state: GuestState, change: Change) -> GuestState:
     if isinstance(change, Stop):
-        return dataclasses.replace(state, process=None, run_state=None, as_defined=True, coming_back=False)
+        return _ended(state)
     if isinstance(change, SetUnit):
         return dataclasses.replace(state, unit=change.after)
     if isinstance(change, (Define, Forget)):
@@ -561,4 +614,7 @@ def _after(state: GuestState, change: Change) -> GuestState:
         return dataclasses.replace(state, seed=change.after)
     if isinstance(change, SetActivity):
         return dataclasses.replace(state, run_state=change.after)
+    if isinstance(change, (Plug, Unplug)) and state.attached is not None:
+        gone, come = ({change.before.part.id}, set()) if change.after is None else (set(), {change.after.part.id})
+        return dataclasses.replace(state, attached=frozenset(state.attached - gone | come))
     return state

@@ -16,7 +16,15 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _images, _qmp, _seed_iso, _spec, _tpm
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
+    _argv,
+    _images,
+    _qmp,
+    _seed_iso,
+    _slots,
+    _spec,
+    _tpm,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import UNKNOWN, Definition, GuestState
@@ -35,9 +43,23 @@ def read_definition(name: str) -> t.Optional[Definition]:
         return None
     try:
         spec = _spec.from_data(stored["spec"])
-        return Definition(spec, str(stored["accelerator"]), tuple(stored["argv"]), stored.get("manager", _spec.NONE))
+        return Definition(
+            spec,
+            str(stored["accelerator"]),
+            tuple(stored["argv"]),
+            stored.get("manager", _spec.NONE),
+            _slots.from_data(stored.get("live")),
+        )
     except (TypeError, KeyError, ValueError):
         return None
+
+
+def read_definition_of(name: str, process: t.Optional[Process]) -> t.Optional[Definition]:
+    """The guest's definition, without what became of a process that is not this one."""
+    definition = read_definition(name)
+    if definition is None or definition.live is None or definition.live.process == process:
+        return definition
+    return dataclasses.replace(definition, live=None)
 
 
 def write_definition(name: str, definition: t.Optional[Definition]) -> None:
@@ -53,6 +75,7 @@ def write_definition(name: str, definition: t.Optional[Definition]) -> None:
         "accelerator": definition.accelerator,
         "argv": list(definition.argv),
         "manager": definition.manager,
+        "live": dataclasses.asdict(definition.live) if definition.live is not None else None,
     }
     _write_json(places.definition, data)
 
@@ -119,16 +142,18 @@ class Processes:
 
 def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> GuestState:
     """What is there of the guest. C(disk_paths) are those that the task names."""
-    definition = read_definition(name)
     process = processes.find(name)
+    definition = read_definition_of(name, process)
     defined = definition.spec.disks if definition else ()
     paths = {*disk_paths, *(path for disk in defined for path in _spec.files_of(disk))}
     images = {path: image for path in sorted(paths) for image in [_images.inspect(path)] if image is not None}
+    run_state, attached = (None, None) if process is None else _ask(name, process)
     return GuestState(
         definition=definition,
         process=process,
-        run_state=None if process is None else run_state(name, process),
-        as_defined=process is None or definition is None or _started_as(process) == definition.argv,
+        run_state=run_state,
+        as_defined=process is None or definition is None or _started_as(process) == _words(definition),
+        attached=attached,
         images=images,
         made=read_made_disks(name),
         variables=os.path.lexists(Places(name).variables),
@@ -137,14 +162,19 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
     )
 
 
-def run_state(name: str, process: Process) -> t.Optional[str]:
-    """QEMU's own word for what the guest does; None when the process ended meanwhile."""
+def _ask(name: str, process: Process) -> tuple[t.Optional[str], t.Optional[frozenset[str]]]:
+    """QEMU's own word for what the guest does, None when the process ended meanwhile; and the ids of its devices."""
     try:
         with _qmp.Qmp(Places(name).qmp_socket, timeout=_ANSWER_TIMEOUT) as qmp:
             qmp.greet()
-            return qmp.status()
+            return qmp.status(), qmp.devices()
     except SystemFailure:
-        return UNKNOWN if process.alive else None
+        return UNKNOWN if process.alive else None, None
+
+
+def _words(definition: Definition) -> tuple[str, ...]:
+    """By which the process of this definition was started."""
+    return definition.live.argv if definition.live is not None else definition.argv
 
 
 def _started_as(process: Process) -> tuple[str, ...]:

@@ -168,13 +168,14 @@ def test_many_guests_are_one_task(guests: Guests) -> None:
 def test_drift_is_named_and_waits_for_permission(guests: Guests) -> None:
     guests.converge("cg-d")
     pid = guests.pid("cg-d")
-    wanted = {"memory": "48", "cpus": 2, "nics": [{"user": True, "mac": "52:54:00:00:00:01"}]}
+    wanted = {"memory": "48", "cpus": 2, "disks": [{"bus": "ide", "size": "1M"}]}
     pending = guests.converge("cg-d", **wanted)
     assert not pending["changed"]
+    path = f"{STATE}/cg-d/disk0.qcow2"
     assert pending["guest"]["pending_restart"] == [
-        "memory is 32, wanted 48",
         "cpus is 1, wanted 2",
-        "NIC 0 (52:54:00:00:00:01 on the user-mode network) is not attached",
+        "memory is 32, wanted 48",
+        f"disk 0 ({path}) is not attached: disks on ide are not plugged in while a guest runs",
     ]
     assert "need a restart" in str(pending["warnings"])
     assert guests.pid("cg-d") == pid
@@ -182,7 +183,9 @@ def test_drift_is_named_and_waits_for_permission(guests: Guests) -> None:
     restarted = guests.converge("cg-d", **wanted, restart="if_needed")
     assert restarted["actions"] == [
         "Stop guest cg-d",
-        f"Change the definition of guest cg-d: {'; '.join(pending['guest']['pending_restart'])}",
+        "Change the definition of guest cg-d: memory is 32, wanted 48; cpus is 1, wanted 2; "
+        f"disk 0 ({path}) is not attached",
+        f"Make the disk {path} for guest cg-d",
         "Start guest cg-d",
     ]
     assert restarted["guest"]["pending_restart"] == []

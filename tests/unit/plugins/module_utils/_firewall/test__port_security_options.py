@@ -14,7 +14,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._port_secu
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _spec
 
 GUEST = {"name": "web", "state": "running", "restart": "never", "wait_for": "qmp", "force": False}
-GUEST.update(shutdown_timeout=1.0, wait_timeout=1.0, remove_disks=False)
+GUEST.update(shutdown_timeout=1.0, live_timeout=1.0, wait_timeout=1.0, remove_disks=False)
 PORT = {"tap": "tap0", "mac": "52:54:00:00:00:01"}
 
 

@@ -15,6 +15,7 @@ DEFAULTS = {
     "state": "running",
     "restart": "never",
     "shutdown_timeout": 60.0,
+    "live_timeout": 20.0,
     "force": False,
     "remove_disks": False,
     "wait_for": "qmp",

@@ -78,7 +78,7 @@ PULLED = dataclasses.replace(SPEC, nics=(NICS[0], dataclasses.replace(NICS[1], l
         (alive(), want("restarted", restart_of=Process(7, 600)), []),
         (GuestState(definition()), want("restarted"), ["Start"]),
         (alive(spec=WITH_DISK, images={"/d": IMAGE}), want(spec=WITH_DISK), []),
-        (alive(spec=dataclasses.replace(SPEC, nics=NICS)), want(spec=PULLED), ["SetLink", "Define"]),
+        (alive(spec=dataclasses.replace(SPEC, nics=NICS)), want(spec=PULLED), ["SetLink", "Record"]),
         (GuestState(None, PROCESS, "running"), want(), []),
         (GuestState(None, PROCESS, "running"), want(restart="if_needed"), ["Stop", "Define", "Start"]),
     ],
@@ -141,12 +141,13 @@ disks = st.lists(
 nics = st.lists(
     st.builds(
         Nic,
-        mac=st.just("52:54:00:00:00:01"),
+        mac=st.sampled_from(["52:54:00:00:00:01", "52:54:00:00:00:02"]),
         model=st.sampled_from(["e1000", "virtio-net-pci"]),
-        tap=st.sampled_from([None, "t0"]),
+        tap=st.sampled_from(["t0", "t1"]),
         link=st.booleans(),
     ),
     max_size=2,
+    unique_by=(lambda nic: nic.mac, lambda nic: nic.tap),
 ).map(tuple)
 specs = st.builds(GuestSpec, name=st.just("vm1"), memory=st.sampled_from([64, 128]), disks=disks, nics=nics)
 definitions = st.none() | specs.map(definition)
