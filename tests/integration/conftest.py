@@ -17,6 +17,7 @@ import typing as t
 
 import ansible
 import pytest
+from support.debian_guest import DebianGuest, make_debian_guest
 from support.hosts import Host
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -63,6 +64,12 @@ def python_path(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     collection.parent.mkdir(parents=True)
     collection.symlink_to(ROOT)
     return path
+
+
+@pytest.fixture(scope="session")
+def debian_guest() -> DebianGuest:
+    """A Debian with cloud-init, as the base image of guests; made if it is not there or not current."""
+    return make_debian_guest()
 
 
 @pytest.fixture

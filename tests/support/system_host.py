@@ -75,7 +75,10 @@ needs_system_host = pytest.mark.skipif(missing() is not None, reason=f"no system
 
 
 class SystemHost(AnyHost):
-    """One host with systemd; use as a context manager, which leaves it running unless C(boot) says otherwise."""
+    """One host with systemd; use as a context manager, which leaves it running unless C(boot) says otherwise.
+
+    C(binds) says which directories of the machine it can read, and where.
+    """
 
     interpreter = "/usr/bin/python3"
 
@@ -87,6 +90,7 @@ class SystemHost(AnyHost):
         files: t.Optional[t.Mapping[str, File]] = None,
         enable: t.Sequence[str] = (),
         mask: t.Sequence[str] = (),
+        binds: t.Optional[t.Mapping[pathlib.Path, str]] = None,
         wire: t.Optional[t.Callable[[SystemHost], None]] = None,
         boot: bool = True,
     ) -> None:
@@ -96,6 +100,7 @@ class SystemHost(AnyHost):
         self._machine_python_path = python_path
         self._files = dict(files or {})
         self._enable, self._mask = list(enable), list(mask)
+        self._binds = dict(binds or {})
         self._wire = wire
         self._boots = boot
         self._disk: t.Optional[subprocess.Popen[str]] = None
@@ -185,6 +190,7 @@ class SystemHost(AnyHost):
             self._wire(self)
         libraries = pathlib.Path(ansible.__file__).resolve().parent
         binds = [f"--bind={self._machine_python_path}:{PYTHON_PATH}", f"--bind-ro={ROOT}", f"--bind-ro={libraries}"]
+        binds += [f"--bind-ro={path.resolve()}:{place}" for path, place in self._binds.items()]
         start = [str(STEPS), "boot", self.name, self.hostname, *binds]
         namespaces = [f"--mount={self._mounts()}", f"--net=/proc/{self._network.pid}/ns/net"]
         with self.console.open("a", encoding="utf-8") as console:
