@@ -9,14 +9,13 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import pwd
-import re
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _store
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._account_names import SHARED, name_of
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import defined_guests
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
@@ -24,19 +23,6 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resou
 
 #: In the field for the full name, by which an account is known as made here.
 _COMMENT = "guest %s of labspan.vmnet"
-_PREFIX = "labspan-"
-#: useradd(8) takes 32 characters.
-_PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]{0,23}\Z")
-
-#: The account of guests that have none of their own.
-SHARED = "labspan-qemu"
-
-
-def name_of(guest: str) -> str:
-    """The account of a guest: always the same, and one that every system takes."""
-    if _PLAIN.match(guest) and guest != "qemu":
-        return _PREFIX + guest
-    return _PREFIX + hashlib.sha256(guest.encode()).hexdigest()[:12]
 
 
 def default_for(guest: str) -> str:
