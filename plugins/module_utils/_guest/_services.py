@@ -141,8 +141,13 @@ def ended(names: t.Iterable[str]) -> None:
 
 def said(name: str) -> str:
     """The last words of the guest's QEMU, from the journal."""
-    lines = _systemd.log(_units.unit(name), lines=12).splitlines()
-    return (" | ".join(line.strip() for line in lines if line.strip()) or "nothing").rstrip(".")
+    unit = _units.unit(name)
+    lines = [line.strip() for line in _systemd.log(unit, lines=20).splitlines()]
+    # The journal has systemd's own words about the unit, too.
+    words = [
+        line for line in lines if line and not line.startswith((f"{unit}:", f"Starting {unit}", f"Started {unit}"))
+    ]
+    return (" | ".join(words) or "nothing").rstrip(".")
 
 
 def read_file(path: str) -> t.Optional[str]:

@@ -83,6 +83,8 @@ class GuestState:
     variables: bool = False
     """Whether it has a store of UEFI variables."""
     seed: t.Optional[_seed.SeedFile] = None
+    logs: bool = False
+    """Whether there are logs of it, as a start that failed leaves them."""
     unit: Unit = Unit()
     coming_back: bool = False
     """There is no process, and systemd is about to start one again."""
@@ -330,7 +332,7 @@ def _plan_absence(have: GuestState, wish: Wish) -> list[GuestChange]:
         directory = Places(name).tpm_state
         sentence = f"Remove what the TPM of guest {name} keeps in {directory}"
         changes.append(RemoveTpm(f"guest {name}", sentence, directory, None, name))
-    if have.definition is not None or changes:
+    if have.definition is not None or have.logs or changes:
         changes.append(Forget(f"guest {name}", f"Remove guest {name}", have.definition, None, name))
     return changes
 
@@ -582,7 +584,9 @@ def _after(state: GuestState, change: Change) -> GuestState:
         return _ended(state)
     if isinstance(change, SetUnit):
         return dataclasses.replace(state, unit=change.after)
-    if isinstance(change, (Define, Forget)):
+    if isinstance(change, Forget):
+        return dataclasses.replace(state, definition=None, logs=False)
+    if isinstance(change, Define):
         return dataclasses.replace(state, definition=change.after)
     if isinstance(change, CreateDisk):
         disk = t.cast(Disk, change.after)

@@ -107,12 +107,16 @@ def record_made_disk(name: str, made: MadeDisk) -> None:
 def forget(name: str) -> None:
     """Remove what was written for the guest; its disks and the record of them stay."""
     places = Places(name)
-    for path in (places.console_log, f"{places.console_log}.1", places.output, places.tpm_output, places.definition):
+    for path in (*_logs(places), places.definition):
         _unlink(path)
     if not read_made_disks(name):  # else it is still known whose they are when they are to go, too
         _unlink(places.made_disks)
     clear_runtime(places)
     _remove_if_empty(places.state)
+
+
+def _logs(places: Places) -> tuple[str, ...]:
+    return places.console_log, f"{places.console_log}.1", places.output, places.tpm_output
 
 
 def clear_runtime(places: Places) -> None:
@@ -156,6 +160,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         attached=attached,
         images=images,
         made=read_made_disks(name),
+        logs=any(map(os.path.exists, _logs(Places(name)))),
         variables=os.path.lexists(Places(name).variables),
         seed=_seed_iso.read(name),
         tpm_state=_tpm.has_state(Places(name)),
