@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fnmatch
 import grp
 import hashlib
 import os
@@ -19,7 +20,10 @@ import socket
 import time
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _ports
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _dhcp_unit, _ports, _systemd
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import persistence
+from ansible_collections.labspan.vmnet.plugins.module_utils._dhcp_unit import Unit
 from ansible_collections.labspan.vmnet.plugins.module_utils._dnsmasq import (
     Account,
     Files,
@@ -45,6 +49,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._process import (
     Process,
     end,
     here,
+    identify,
     read_pid_file,
     send,
     spawn,
@@ -74,6 +79,10 @@ class Server:
     """Whether it has read the static leases and names in C(files)."""
     process: t.Optional[Process] = dataclasses.field(default=None, compare=False)
     leases: str = dataclasses.field(default="", compare=False)
+    lasting: t.Optional[bool] = False
+    """Whether it is a unit of systemd, which comes back after a reboot; None for something between the two."""
+    current: bool = True
+    """Whether the unit's template is the one that this version would write."""
 
     @property
     def bridge(self) -> t.Optional[str]:
@@ -143,7 +152,7 @@ class Servers(Resource[State]):
         return "" if self.single else f"{_BULK}[{index}]."
 
     def read(self) -> State:
-        servers = {wish.name: read_server(wish.name) for wish in self._wishes}
+        servers = read_servers([wish.name for wish in self._wishes])
         wanted = {wish.bridge for wish in self._wishes if wish.present}
         return State(servers, read_bridges(wanted) if wanted else {})
 
@@ -168,6 +177,7 @@ class Servers(Resource[State]):
 
     def _want(self, where: str, wish: Wish, bridges: t.Mapping[str, Bridge]) -> Server:
         bridge = bridges.get(wish.bridge)
+        lasting = is_lasting(where, wish)
         if bridge is None:
             message = f"{where}bridge: there is no bridge {wish.bridge} on the managed host."
             if not self._check_mode:
@@ -175,7 +185,7 @@ class Servers(Resource[State]):
             self.warnings.append(
                 f"{message} In check mode this is no error, as a task before may make it; addresses are not checked."
             )
-            return Server(wish.name, _UNKNOWN, True, True, True)
+            return Server(wish.name, _UNKNOWN, True, True, True, lasting=lasting)
         if bridge.kind != "bridge":
             raise Refused(
                 f"{where}bridge: {wish.bridge} is not a bridge ({bridge.kind or 'a physical interface'}). "
@@ -191,7 +201,8 @@ class Servers(Resource[State]):
                 f"{where}router_advertisements: the host takes an address, and a default route if one is offered, from "
                 f"its own advertisements: net.ipv6.conf.{wish.bridge}.accept_ra is on and the bridge does not forward."
             )
-        return Server(wish.name, settle(where, wish, bridge.addresses, find_account()), True, True, True)
+        files = settle(where, wish, bridge.addresses, find_account())
+        return Server(wish.name, files, True, True, True, lasting=lasting)
 
     def _warn_of_lent_addresses(self, server: t.Optional[Server], wish: Wish) -> None:
         lent = {lease.address: lease for lease in parse_leases(server.leases)} if server else {}
@@ -265,7 +276,8 @@ def _render(server: Server) -> dict[str, t.Any]:
         "bridge": server.bridge,
         "running": server.running,
         "pid": server.process.pid if server.process else None,
-        "configuration_file": paths.configuration,
+        "unit": _dhcp_unit.instance(server.network) if server.lasting else None,
+        "configuration_file": _dhcp_unit.configuration(server.network) if server.lasting else paths.configuration,
         "lease_file": paths.leases,
         "configuration": files.configuration.splitlines(),
         "static_leases": files.reservations.splitlines(),
@@ -281,12 +293,18 @@ def plan_server(network: str, have: t.Optional[Server], want: t.Optional[Server]
     sentence, after = f"Stop the {subject} and remove its configuration and its lease file", want
     if want is not None and have is not None:
         keeps = have.running and have.configured and have.files is not None and want.files is not None
-        if keeps and t.cast(Files, have.files).configuration == t.cast(Files, want.files).configuration:
+        keeps = keeps and have.lasting == want.lasting
+        if keeps and have == dataclasses.replace(want, current=False):
+            sentence = f"Write the unit of the {subject} anew"
+            after = dataclasses.replace(want, process=have.process, leases=have.leases)
+        elif keeps and t.cast(Files, have.files).configuration == t.cast(Files, want.files).configuration:
             sentence = f"Let the {subject} read its changed static leases"
             after = dataclasses.replace(want, process=have.process, leases=have.leases)
         else:
             how = "with its changed configuration"
-            if have.files == want.files:
+            if have.lasting != want.lasting:
+                how = "as a unit of systemd" if want.lasting else "as a process of its own"
+            elif have.files == want.files:
                 how = "for its bridge made again" if have.informed else "with its configuration"
             sentence = f"{'Restart' if have.running else 'Start'} the {subject} {how}"
             after = dataclasses.replace(want, leases=have.leases)
@@ -331,19 +349,52 @@ def _accepts_advertisements(bridge: str) -> bool:
     return accepts == "2" or (accepts == "1" and forwards == "0")
 
 
-def read_server(network: str) -> t.Optional[Server]:
-    """What there is of this network's server, or None."""
+def is_lasting(where: str, wish: Wish) -> bool:
+    """Whether the server is to be a unit of systemd."""
+    manager, option = f"{where}service_manager", wish.service_manager
+    lasting = bool(persistence(wish.persistent))
+    if option == "none":
+        if wish.persistent == "true":
+            raise InvalidInput(manager, option, "is a plain process, which is not persistent. Leave one out.")
+        return False
+    if option == "systemd" and wish.persistent == "false":
+        raise InvalidInput(manager, option, "is a unit that starts at boot, against persistent: false. Leave one out.")
+    if option == "systemd" and not lasting:
+        raise Refused(
+            f"{manager}: systemd does not run this host, or not in this network namespace. Set service_manager: auto."
+        )
+    return lasting
+
+
+def read_servers(networks: t.Sequence[str]) -> dict[str, t.Optional[Server]]:
+    """What there is of the servers of these networks."""
+    units = _dhcp_unit.read(networks)
+    return {network: read_server(network, units[network]) for network in networks}
+
+
+def read_server(network: str, unit: t.Optional[Unit] = None) -> t.Optional[Server]:
+    """What there is of this network's server, or None; C(unit) is what systemd has of it, if that is known."""
+    unit = _dhcp_unit.read([network])[network] if unit is None else unit
     paths = Paths(network)
-    texts = [_read(path) for path in (paths.configuration, paths.reservations, paths.names)]
+    lasting_text = _read(_dhcp_unit.configuration(network)) if _systemd.is_running() else None
+    plain_text = _read(paths.configuration)
+    configuration = plain_text if lasting_text is None else lasting_text
+    texts = [configuration, _read(paths.reservations), _read(paths.names)]
     files = None if texts == [None] * 3 else Files(*(text or "" for text in texts))
-    process = find_process(paths)
+    process = identify(unit.pid) if unit.pid else find_process(paths)
     leases = _read(paths.leases)
     left = any(os.path.exists(path) for path in (paths.pid, paths.loaded, paths.output))
-    if files is None and process is None and leases is None and not left:
+    if files is None and process is None and leases is None and not left and not unit.enabled:
         return None
     loaded = (_read(paths.loaded) or "").split()
-    mine = process is not None and loaded[:2] == [str(process.pid), str(process.started)]
+    mark = [unit.run, "unit"] if unit.pid else [str(process.pid), str(process.started)] if process else []
+    mine = process is not None and loaded[:2] == mark
     expected = _fingerprint(files) if files else ()
+    lasting: t.Optional[bool] = None
+    if lasting_text is not None and plain_text is None and unit.enabled and (unit.pid or process is None):
+        lasting = True
+    elif lasting_text is None and not unit.enabled and not unit.active:
+        lasting = False
     return Server(
         network,
         files,
@@ -352,14 +403,21 @@ def read_server(network: str) -> t.Optional[Server]:
         informed=mine and loaded[4:] == list(expected[2:]),
         process=process,
         leases=leases or "",
+        lasting=lasting,
+        current=lasting is not True or _dhcp_unit.is_current(_dnsmasq()),
     )
+
+
+def _dnsmasq() -> str:
+    return _deps.program("dnsmasq", purpose="to serve DHCP")
 
 
 def find_process(paths: Paths) -> t.Optional[Process]:
     """The running dnsmasq of a network; looked for by its command line when the pid file does not name it."""
     process = read_pid_file(paths.pid)
     if process is None:
-        return next((found for found, argv in here() if _configuration_argument(paths) in argv), None)
+        arguments = {_configuration_argument(paths), f"--conf-file={_dhcp_unit.configuration(paths.network)}"}
+        return next((found for found, argv in here() if arguments.intersection(argv)), None)
     try:
         inside = os.path.samestat(os.stat(f"/proc/{process.pid}/ns/net"), os.stat("/proc/self/ns/net"))
     except OSError:
@@ -416,7 +474,8 @@ def _serves_elsewhere(process: Process, bridge: str) -> bool:
     """Whether this is a server of ours for another bridge."""
     for word in process.argv():
         option, _equals, path = word.partition("=")
-        if option == "--conf-file" and os.path.dirname(path) == Paths("").state:
+        ours = os.path.dirname(path) == Paths("").state or fnmatch.fnmatch(path, _dhcp_unit.configuration("*"))
+        if option == "--conf-file" and ours:
             return bridge_of(_read(path) or "") not in (None, bridge)
     return False
 
@@ -454,6 +513,7 @@ def bring(network: str, target: t.Optional[Server]) -> None:
     paths = Paths(network)
     if target is None:
         _stop(paths, now)
+        _leave_unit(paths, now)
         _remove(paths)
         return
     _make_directories(paths)
@@ -461,20 +521,32 @@ def bring(network: str, target: t.Optional[Server]) -> None:
     if files is None:
         _stop(paths, now)
         return
+    lasting = bool(target.lasting)
     same = now is not None and now.files is not None and now.files.configuration == files.configuration
-    keep = same and now is not None and now.configured and target.running
+    keep = same and now is not None and now.configured and target.running and now.lasting is lasting
     if not keep:
         _stop(paths, now)
-    _write_files(paths, files)
+    if lasting:
+        _dhcp_unit.install(_dnsmasq())
+    else:
+        _leave_unit(paths, now)
+    _write_files(paths, files, lasting=lasting)
     if _read(paths.leases) is None and target.leases:
         _write(paths.leases, target.leases)
     if not target.running:
         return
     if keep and now is not None and now.process is not None:
-        send(now.process, signal.SIGHUP)
+        if not now.informed or now.files != files:
+            send(now.process, signal.SIGHUP)
         _record(paths, now.process, files)
     else:
-        _record(paths, _start(paths), files)
+        process = _start_unit(paths) if lasting else _start(paths)
+        _record(paths, process, files)
+
+
+def _leave_unit(paths: Paths, now: t.Optional[Server]) -> None:
+    if _systemd.is_running() and (now is None or now.lasting is not False):
+        _dhcp_unit.forget(paths.network)
 
 
 def _put_back(network: str, before: t.Optional[Server], error: LabspanError) -> None:
@@ -484,8 +556,22 @@ def _put_back(network: str, before: t.Optional[Server], error: LabspanError) -> 
         raise SystemFailure(f"{error} What was there before could not be put back either: {second}") from error
 
 
+def _start_unit(paths: Paths) -> Process:
+    _dhcp_unit.start(paths.network)
+    pid = _dhcp_unit.read([paths.network])[paths.network].pid
+    process = identify(pid) if pid else None
+    deadline = time.monotonic() + START_TIMEOUT
+    while process is not None and process.alive and time.monotonic() < deadline:
+        if _has_left_root(process):
+            return process
+        time.sleep(0.002)
+    said = " ".join(_systemd.log(_dhcp_unit.instance(paths.network)).split())
+    _dhcp_unit.stop(paths.network)
+    raise SystemFailure(f"the DHCP server of network {paths.network} did not start: {said or 'it said nothing'}.")
+
+
 def _start(paths: Paths) -> Process:
-    dnsmasq = _deps.program("dnsmasq", purpose="to serve DHCP")
+    dnsmasq = _dnsmasq()
     with contextlib.suppress(FileNotFoundError):
         os.unlink(paths.output)
     process = spawn([dnsmasq, _configuration_argument(paths)], pid_file=paths.pid, output=paths.output)
@@ -513,6 +599,8 @@ def _has_left_root(process: Process) -> bool:
 
 
 def _stop(paths: Paths, server: t.Optional[Server]) -> None:
+    if server is not None and server.lasting is not False:
+        _dhcp_unit.stop(paths.network)
     if server is None or server.process is None:
         return
     if not end(server.process, timeout=STOP_TIMEOUT, force=True):
@@ -520,6 +608,10 @@ def _stop(paths: Paths, server: t.Optional[Server]) -> None:
 
 
 def _record(paths: Paths, process: Process, files: Files) -> None:
+    unit = _dhcp_unit.read([paths.network])[paths.network]
+    if unit.pid == process.pid:
+        _write(paths.loaded, " ".join([unit.run, "unit", *_fingerprint(files)]) + "\n")
+        return
     if read_pid_file(paths.pid) != process:
         write_pid_file(paths.pid, process)
     _write(paths.loaded, " ".join([str(process.pid), str(process.started), *_fingerprint(files)]) + "\n")
@@ -550,14 +642,22 @@ def _read(path: str) -> t.Optional[str]:
         return None
 
 
-def _write_files(paths: Paths, files: Files) -> None:
+def _write_files(paths: Paths, files: Files, *, lasting: bool) -> None:
     for path, text in (
-        (paths.configuration, files.configuration),
         (paths.reservations, files.reservations),
         (paths.names, files.names),
     ):
         if _read(path) != text:
             _write(path, text)
+    if not lasting:
+        if _read(paths.configuration) != files.configuration:
+            _write(paths.configuration, files.configuration)
+        return
+    if _read(_dhcp_unit.configuration(paths.network)) != files.configuration:
+        _files.put(_dhcp_unit.configuration(paths.network), files.configuration)
+    for path in (paths.configuration, paths.pid, paths.output):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
 
 
 def _write(path: str, text: str) -> None:

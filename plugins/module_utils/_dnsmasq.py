@@ -68,6 +68,8 @@ class Wish:
     options: tuple[str, ...]
     log_dhcp: bool
     log_queries: bool
+    persistent: str = "auto"
+    service_manager: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +176,8 @@ def read_wish(where: str, options: t.Mapping[str, t.Any]) -> Wish:
         options=tuple(_dhcp_option(f"{where}options", option) for option in options.get("options") or []),
         log_dhcp=bool(options.get("log_dhcp")),
         log_queries=bool(options.get("log_queries")),
+        persistent=options.get("persistent") or "auto",
+        service_manager=options.get("service_manager") or "auto",
     )
 
 

@@ -133,6 +133,21 @@ options:
       - Whether to log every DNS query, to syslog.
       - The default is V(false).
     type: bool
+  persistent: &persistent
+    description:
+      - Whether the server is there again after a reboot, without Ansible or Python.
+      - With V(true) it is a unit of systemd, C(labspan-dhcp@NAME.service), which also starts it again when it dies. Its configuration is
+        C(/etc/labspan/networks/NAME/dnsmasq.conf). A server that runs as a plain process becomes the unit, and its leases are kept.
+      - V(auto), which is the default, is V(true) where systemd runs the host. V(true) is refused elsewhere.
+      - V(false) leaves no unit, and no file in C(/etc).
+    type: str
+    choices: [auto, 'true', 'false']
+  service_manager: &service_manager
+    description:
+      - What runs the server. V(systemd) is refused where systemd does not run the host; V(none) is a plain process, which ends with the host's uptime.
+      - The default, V(auto), is systemd where O(persistent) is or means V(true), and a plain process elsewhere.
+    type: str
+    choices: [auto, systemd, none]
   servers:
     description:
       - Many servers in one task, in place of O(name). The options beside the list are the defaults of its entries.
@@ -161,6 +176,8 @@ options:
       options: *options
       log_dhcp: *log_dhcp
       log_queries: *log_queries
+      persistent: *persistent
+      service_manager: *service_manager
 notes:
   - Leases are in C(/var/lib/labspan/dhcp/NETWORK.leases), also when this module does not run; the filter P(labspan.vmnet.dhcp_leases#filter) reads
     such a file.
@@ -278,6 +295,10 @@ servers:
       description: The process; null in check mode when it would be started.
       type: int
       sample: 4711
+    unit:
+      description: The unit of systemd that runs it; null for a plain process.
+      type: str
+      sample: labspan-dhcp@lab.service
     configuration_file:
       description: The path of dnsmasq's configuration.
       type: str
@@ -331,6 +352,8 @@ OPTIONS: Options = {
     "options": {"type": "list", "elements": "str"},
     "log_dhcp": {"type": "bool"},
     "log_queries": {"type": "bool"},
+    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
+    "service_manager": {"type": "str", "choices": ["auto", "systemd", "none"]},
 }
 
 
