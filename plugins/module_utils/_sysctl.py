@@ -169,6 +169,14 @@ def boot_text(network: str, keys: t.Mapping[str, str]) -> t.Optional[str]:
     return _BOOT_HEADER.format(network=network) + "".join(f"-{key} = {value}\n" for key, value in keys.items())
 
 
+def early(keys: t.Mapping[str, str]) -> dict[str, str]:
+    """Those of a network's settings that may be written at boot before its interfaces are there.
+
+    The one for all interfaces is not among them: it would become the default of those that come later.
+    """
+    return {key: value for key, value in keys.items() if key != FORWARD6_ALL}
+
+
 def read(keys: t.Iterable[str]) -> dict[str, t.Optional[str]]:
     """The settings as they are."""
     return {key: read_text(os.path.join(SETTINGS, key), strip=True) for key in dict.fromkeys(keys)}

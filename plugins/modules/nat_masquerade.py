@@ -95,9 +95,18 @@ options:
     type: bool
   persistent: &persistent
     description:
-      - Keep the settings of O(forwarding) over a reboot, in C(/etc/sysctl.d/60-labspan-NAME.conf). The rules are not loaded at boot.
-      - The default is V(true).
-    type: bool
+      - Whether the network's rules and the settings of O(forwarding) are there again after a reboot, without Ansible or Python.
+      - With V(true), C(rules.nft) in C(/etc/labspan/networks/NAME/) holds the rules as nft reads them, and C(forwarding) the settings. What stands in
+        chains of iptables is in C(rules.PROGRAM) where iptables is the O(backend), and in C(accept.PROGRAM) where it lets packets pass the chains
+        of others, such as Docker's. The unit C(labspan-network@NAME.service) loads them at boot, after the host's own firewall.
+      - The unit C(labspan-rules.service) then loads again what somebody flushes, at once, as long as the files are there. What is there it leaves alone.
+      - The files name the uplink that O(out_interface=auto) found when the task ran. A host whose default route moves to another interface
+        needs the task again.
+      - V(auto), which is the default, is V(true) where systemd runs the host. Elsewhere V(true) is refused, and V(auto) keeps the settings alone,
+        in C(/etc/sysctl.d/60-labspan-NAME.conf).
+      - V(false) leaves none of these files.
+    type: str
+    choices: [auto, 'true', 'false']
   host_services: &host_services
     description:
       - Let DHCP, DNS and ping from the guests to the host pass where an iptables INPUT chain drops them.
@@ -240,6 +249,21 @@ actions:
   type: list
   elements: str
   sample: [Create the nftables table inet labspan_lab]
+boot_files:
+  description: The files of the networks of the task that bring them back after a reboot.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The path.
+      type: str
+      sample: /etc/labspan/networks/lab/rules.nft
+    lines:
+      description: What the file holds.
+      type: list
+      elements: str
+      sample: ["table inet labspan_lab", "delete table inet labspan_lab"]
 forward_blockers:
   description: What drops traffic of the networks and is not the module's to open, a sentence each.
   returned: success, and when the task fails because of them
@@ -332,7 +356,7 @@ OPTIONS: Options = {
     "random": {"type": "bool"},
     "forward": {"type": "bool"},
     "forwarding": {"type": "bool"},
-    "persistent": {"type": "bool"},
+    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
     "host_services": {"type": "bool"},
     "host_access": {"type": "str", "choices": ["full", "services", "none"]},
     "lan_access": {"type": "bool"},

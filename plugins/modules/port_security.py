@@ -122,6 +122,15 @@ options:
       - V(drop) lets nothing in from them. It needs a kernel with CONFIG_NFT_BRIDGE_META, which those of distributions have.
     type: str
     choices: [accept, drop]
+  persistent: &persistent
+    description:
+      - Whether the filter is there again after a reboot, without Ansible or Python, before any port of the bridge is up.
+      - With V(true), C(ports.nft) in C(/etc/labspan/networks/NAME/) holds it as nft reads it. The unit C(labspan-network@NAME.service) loads it at
+        boot, and C(labspan-rules.service) whenever somebody has flushed it.
+      - V(auto), which is the default, is V(true) where systemd runs the host, and writes nothing elsewhere. V(true) is refused there.
+      - V(false) leaves no file.
+    type: str
+    choices: [auto, 'true', 'false']
   networks:
     description:
       - Many networks in one task. The options are the same, and those of the top level are their defaults.
@@ -138,6 +147,7 @@ options:
         type: str
         choices: [present, absent]
       bridge: *bridge
+      persistent: *persistent
       ports: *ports
       protected_addresses: *protected_addresses
       unlisted: *unlisted
@@ -190,6 +200,21 @@ actions:
   type: list
   elements: str
   sample: ["Create the nftables table bridge labspan_lan, which filters tap-desk, tap-web"]
+boot_files:
+  description: The files of the networks of the task that bring them back after a reboot.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: The path.
+      type: str
+      sample: /etc/labspan/networks/lab/ports.nft
+    lines:
+      description: What the file holds.
+      type: list
+      elements: str
+      sample: ["table bridge labspan_lab", "delete table bridge labspan_lab"]
 network:
   description: The network, when O(name) is given; null if it is absent. The keys are those of RV(networks).
   returned: when O(name) is given
@@ -240,6 +265,7 @@ OPTIONS: Options = {
     "ports": {"type": "list", "elements": "dict", "options": _PORT},
     "protected_addresses": {"type": "list", "elements": "str"},
     "unlisted": {"type": "str", "choices": ["accept", "drop"]},
+    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
 }
 
 

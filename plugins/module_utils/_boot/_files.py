@@ -15,7 +15,7 @@ import tempfile
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _systemd
-from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _managers, _script
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _managers
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 
@@ -26,6 +26,10 @@ WANTS = f"{_systemd.UNITS}/multi-user.target.wants"
 _OURS = ("/etc/labspan", "/usr/local/lib/labspan")
 
 _LINK = "-> "
+_PROGRAMS = "/usr/local/lib/labspan/"
+
+#: What a DHCP server reads is that server's own concern.
+_NOT_OF_NETWORKS = {"dnsmasq.conf"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +91,7 @@ def files_of(network: str) -> dict[str, str]:
     """The files of a network by their names."""
     directory = os.path.join(NETWORKS, network)
     try:
-        entries = sorted(entry for entry in os.listdir(directory) if not entry.startswith("."))
+        entries = sorted(entry for entry in set(os.listdir(directory)) - _NOT_OF_NETWORKS if entry[0] != ".")
     except (FileNotFoundError, NotADirectoryError):
         return {}
     texts = {entry: read(os.path.join(directory, entry)) for entry in entries}
@@ -140,7 +144,7 @@ def _put_file(path: str, text: str) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
-            os.fchmod(file.fileno(), 0o755 if path == _script.PATH else 0o644)
+            os.fchmod(file.fileno(), 0o755 if path.startswith(_PROGRAMS) else 0o644)
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
@@ -158,6 +162,9 @@ def _put_link(path: str, target: str) -> None:
 
 
 def _prune(directory: str) -> None:
+    if directory.startswith(f"{_systemd.UNITS}/") and directory != WANTS:
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
     while any(directory == ours or directory.startswith(f"{ours}/") for ours in _OURS):
         try:
             os.rmdir(directory)

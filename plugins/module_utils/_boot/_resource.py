@@ -17,7 +17,7 @@ import os
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _systemd
-from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files, _script, _unit
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files, _rules_service, _script, _unit
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot._files import FileChange, UnitChange
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
@@ -86,10 +86,10 @@ class NetworkFiles(Resource[BootState]):
         directories = {network: _files.files_of(network) for network in _files.networks()}
         networks = sorted({*self._networks(), *directories})
         paths = [*SHARED, *(_symlink(network) for network in networks)] if networks else []
-        units = [*(_unit.instance(network) for network in directories), *self.services(directories)]
+        units = [*(_unit.instance(network) for network in directories), *self._services(directories)]
         return BootState(
             directories,
-            {path: _files.read(path) for path in (*paths, *self.paths())},
+            {path: _files.read(path) for path in (*paths, *_rules_service.FILES, *self.paths())},
             _files.active(units),
             _systemd.is_running(),
         )
@@ -98,11 +98,13 @@ class NetworkFiles(Resource[BootState]):
         wanted = self.contribute(have.directories, ahead)
         after = {**have.directories, **wanted}
         lasting = any(after.values())
-        beside = dict(self.surroundings(after, ahead))
-        services = self.services(after)
+        beside = {**_rules_service.surroundings(after), **self.surroundings(after, ahead)}
+        services = self._services(after)
         changes: list[Change] = []
         if any(wanted.values()):  # another network's are not brought up to date by the way
             changes += _writes(have, SHARED)
+        elif lasting:
+            beside = {path: text for path, text in beside.items() if path not in _rules_service.FILES or text is None}
         changes += _writes(have, {path: text for path, text in beside.items() if text is not None})
         changes += _activities(have, services, active=False)
         for network in sorted(wanted):
@@ -127,6 +129,9 @@ class NetworkFiles(Resource[BootState]):
             others=others,
             active=active,
         )
+
+    def _services(self, directories: Directories) -> dict[str, bool]:
+        return {**_rules_service.services(directories), **self.services(directories)}
 
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
         _files.apply(changes, done)

@@ -146,7 +146,16 @@ write_settings() {
         fi
         [ -e "/proc/sys/$key" ] || continue
         read -r have < "/proc/sys/$key"
-        [ "$have" = "$value" ] || echo "$value" > "/proc/sys/$key" || fail "$key was not set to $value"
+        [ "$have" != "$value" ] || continue
+        # Forwarding for all interfaces would become each one's own setting, and that of those that come later.
+        others=
+        if [ "$key" = net/ipv6/conf/all/forwarding ]; then
+            others=$(grep -H . /proc/sys/net/ipv6/conf/*/forwarding | grep -v '/conf/all/')
+        fi
+        echo "$value" > "/proc/sys/$key" || fail "$key was not set to $value"
+        for other in $others; do
+            echo "${other##*:}" > "${other%:*}" || fail "${other%:*} was not put back"
+        done
     done < "$2"
 }
 
@@ -168,7 +177,7 @@ case $action in
         # Nothing is made that the rules would not guard.
         load_rules || exit 1
         bring_up_links
-        write_settings all "/etc/sysctl.d/60-labspan-$network.conf"
+        write_settings all "$directory/forwarding"
         ;;
     reload)
         load_rules

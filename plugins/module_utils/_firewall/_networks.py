@@ -12,10 +12,13 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _sysctl
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _rules_files
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot._rules_files import Entry, RulesFiles
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import MissingDependency, Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import (
     _conntrack,
     _iptables,
+    _lasting,
     _nft,
     _nft_text,
     _options,
@@ -50,8 +53,8 @@ class Firewall:
     parts: t.Mapping[Part, t.Any]
     wanted: t.Mapping[Part, t.Any]
     order: tuple[Part, ...]
-    settings: t.Mapping[str, tuple[str, ...]]
-    """The kernel settings that each network needs."""
+    settings: t.Mapping[str, t.Mapping[str, str]]
+    """The kernel settings that each network needs, in their order."""
     lan_routes: t.Mapping[str, tuple[str, ...]]
     """The routes that the LAN needs to each network."""
 
@@ -62,7 +65,7 @@ class Forwarding(t.NamedTuple):
     have: dict[Part, t.Any]
     want: dict[Part, t.Any]
     order: tuple[Part, ...]
-    settings: dict[str, tuple[str, ...]]
+    settings: dict[str, dict[str, str]]
 
 
 class Networks(Resource[Firewall]):
@@ -203,8 +206,9 @@ class Networks(Resource[Firewall]):
             path = File(_sysctl.boot_file(entry.name))
             order.append(path)
             have[path] = _sysctl.read_text(path.path)
-            want[path] = _sysctl.boot_text(entry.name, wanted[entry.name]) if entry.persistent else None
-        return Forwarding(have, want, tuple(order), {name: tuple(settings) for name, settings in wanted.items()})
+            early = _sysctl.early(wanted[entry.name]) if entry.lasting else wanted[entry.name]
+            want[path] = _sysctl.boot_text(entry.name, early) if entry.persistent else None
+        return Forwarding(have, want, tuple(order), wanted)
 
     def _write_place(self, place: Place, want: _xtables.Own) -> None:
         world, table, network = place
@@ -273,14 +277,20 @@ class Networks(Resource[Firewall]):
                     )
 
 
-def build(params: dict[str, t.Any]) -> list[Networks]:
+def build(params: dict[str, t.Any]) -> list[Resource[t.Any]]:
     """The resources of the module nat_masquerade."""
     single = is_single(params, "networks")
     entries = [
         _options.asked(entry, "" if single else f"networks[{number}].")
         for number, entry in enumerate(items(params, "networks"))
     ]
-    return [Networks(entries, single=single)]
+    lasting = [Entry(entry.name, entry.present, entry.lasting) for entry in entries]
+    files = RulesFiles(lasting, _files, _rules_files.is_of_networks)
+    return _rules_files.around(Networks(entries, single=single), files, lasting)
+
+
+def _files(state: Firewall) -> dict[str, dict[str, str]]:
+    return {name: _lasting.files(plan, state.parts, state.settings.get(name, {})) for name, plan in state.plans.items()}
 
 
 def _backend(asked: str) -> str:

@@ -13,6 +13,7 @@ import ipaddress
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import persistence
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput, Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules import (
     HostAccess,
@@ -34,7 +35,7 @@ _DEFAULTS: t.Mapping[str, t.Any] = {
     "random": False,
     "forward": True,
     "forwarding": True,
-    "persistent": True,
+    "persistent": AUTO,
     "host_services": True,
     "host_access": "full",
     "port_forwards": [],
@@ -62,6 +63,9 @@ class Asked:
     forward: bool
     forwarding: bool
     persistent: bool
+    """Whether the settings are there after a reboot."""
+    lasting: t.Optional[bool]
+    """Whether everything is, by files that a unit of ours reads; None leaves them as they are."""
     host_services: bool
     host_access: HostAccess
     lan_access: bool
@@ -130,7 +134,8 @@ def asked(params: t.Mapping[str, t.Any], where: str) -> Asked:
         random=given["random"],
         forward=given["forward"],
         forwarding=given["forwarding"],
-        persistent=given["persistent"],
+        persistent=given["persistent"] != "false",
+        lasting=persistence(given["persistent"]),
         host_services=given["host_services"],
         host_access=HostAccess(given["host_access"]),
         lan_access=given.get("lan_access", not masquerade),

@@ -13,8 +13,12 @@ import re
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _rules_files
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import persistence
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot._rules_files import Entry, RulesFiles
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import (
+    _lasting,
     _nft,
     _port_security_options,
     _port_security_text,
@@ -113,18 +117,22 @@ class PortSecurity(Resource[Tables]):
             raise
 
 
-def build(params: dict[str, t.Any]) -> list[PortSecurity]:
+def build(params: dict[str, t.Any]) -> list[Resource[t.Any]]:
     """The resources of the module port_security."""
     single = is_single(params, "networks")
     identity = _values.host_identity()
-    present, absent = [], []
+    present, absent, lasting = [], [], []
     for number, entry in enumerate(items(params, "networks")):
         wanted = _port_security_options.asked(entry, "" if single else f"networks[{number}].", identity=identity)
+        lasting.append(
+            Entry(wanted.network, entry["state"] == "present", persistence(entry.get("persistent") or "auto"))
+        )
         if entry["state"] == "present":
             present.append(wanted)
         else:
             absent.append(wanted.network)
-    return [PortSecurity(present, absent, single=single)]
+    files = RulesFiles(lasting, _lasting.port_files, lambda name: name == _rules_files.PORTS)
+    return _rules_files.around(PortSecurity(present, absent, single=single), files, lasting)
 
 
 def _unguarded(wanted: PortFilter) -> t.Iterator[str]:
