@@ -262,6 +262,39 @@ options:
             C(/var/lib/labspan/guests/NAME/tpm) and removed only with O(remove_disks=true).
           - The default for a new guest is V(false).
         type: bool
+      limits: &limits
+        description:
+          - What the guest may take of the host. The whole of it, what is left out is not limited; an empty dictionary takes all limits
+            away.
+          - Other limits come into force while the guest runs.
+          - All but O(guests[].limits.cpu_affinity) are kept by systemd, and refused for a guest that it does not start. See
+            O(service_manager).
+        type: dict
+        suboptions: &limits_options
+          cpu_quota:
+            description: The most processor time, as percent of one processor. V(150) is one and a half.
+            type: int
+          cpu_weight:
+            description: The share of processor time when there is not enough for all, 1 to 10000. What has none, has 100.
+            type: int
+          memory_max:
+            description:
+              - The most memory, with its unit as in V(3G), for the guest's memory and QEMU itself. Above it, the kernel ends the guest.
+              - Less than O(memory) is an error.
+            type: str
+          io_weight:
+            description: The share of disk time when there is not enough for all, 1 to 10000. What has none, has 100.
+            type: int
+          cpu_affinity:
+            description: The numbers of the processors that the guest runs on.
+            type: list
+            elements: int
+      hugepages: &hugepages
+        description:
+          - Whether the guest's memory is made of huge pages, of the size that is usual on the host. They are taken at once when the
+            guest starts; when not enough are free, it does not.
+          - The default for a new guest is V(false).
+        type: bool
       kernel: &kernel
         description: A Linux kernel to boot directly, on the managed host. The empty string goes back to booting from the disks.
         type: str
@@ -394,6 +427,8 @@ options:
   firmware_variables: *firmware_variables
   cloud_init: *cloud_init
   tpm: *tpm
+  limits: *limits
+  hugepages: *hugepages
   kernel: *kernel
   initrd: *initrd
   cmdline: *cmdline
@@ -558,6 +593,13 @@ EXAMPLES = r"""
     disks:
       - base_image: /var/lib/libvirt/images/debian-12.qcow2
 
+- name: Let a guest have half of a processor and not more than 3 GiB, whether it runs or not
+  labspan.vmnet.qemu_guest:
+    name: vm1
+    limits:
+      cpu_quota: 50
+      memory_max: 3G
+
 - name: Shut a guest down, and do not wait for more than half a minute
   labspan.vmnet.qemu_guest:
     name: vm1
@@ -674,6 +716,14 @@ guests:
       description: As the option.
       type: bool
       sample: false
+    limits: &return_limits
+      description: As the option, with O(guests[].limits.memory_max) in bytes.
+      type: dict
+      sample: {cpu_quota: 150, cpu_affinity: [0, 1]}
+    hugepages: &return_hugepages
+      description: As the option.
+      type: bool
+      sample: false
     kernel: &return_kernel
       description: As the option, or null.
       type: str
@@ -769,6 +819,8 @@ guest:
     firmware_code: *return_firmware_code
     firmware_variables: *return_firmware_variables
     tpm: *return_tpm
+    limits: *return_limits
+    hugepages: *return_hugepages
     kernel: *return_kernel
     initrd: *return_initrd
     cmdline: *return_cmdline
@@ -822,6 +874,14 @@ CLOUD_INIT = {
     "datasource": {"type": "str", "choices": list(_seed.DATASOURCES)},
 }
 
+LIMITS = {
+    "cpu_quota": {"type": "int"},
+    "cpu_weight": {"type": "int"},
+    "memory_max": {"type": "str"},
+    "io_weight": {"type": "int"},
+    "cpu_affinity": {"type": "list", "elements": "int"},
+}
+
 OPTIONS = {
     "name": {"type": "str"},
     "state": {
@@ -843,6 +903,8 @@ OPTIONS = {
     "firmware_variables": {"type": "str"},
     "cloud_init": {"type": "dict", "options": CLOUD_INIT},
     "tpm": {"type": "bool"},
+    "limits": {"type": "dict", "options": LIMITS},
+    "hugepages": {"type": "bool"},
     "kernel": {"type": "str"},
     "initrd": {"type": "str"},
     "cmdline": {"type": "str"},

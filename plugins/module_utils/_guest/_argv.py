@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _seed, _slots, _tpm
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _hugepages, _seed, _slots, _tpm
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import (
     SYSTEMD,
@@ -103,9 +103,10 @@ def command_line(spec: GuestSpec, *, program: str, accelerator: str, manager: st
     argv = [program, "-name", title(spec.name), "-nodefaults", "-no-user-config", "-msg", "timestamp=on"]
     if spec.sandbox:
         argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-    argv += ["-machine", ",".join([spec.machine, *_firmware.machine_properties(spec.uefi)]), "-accel", accelerator]
+    properties = [*_firmware.machine_properties(spec.uefi), *_hugepages.machine_properties(spec)]
+    argv += ["-machine", ",".join([spec.machine, *properties]), "-accel", accelerator]
     argv += ["-cpu", spec.cpu_model or ("host" if accelerator == "kvm" else "max")]
-    argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory}M"]
+    argv += ["-smp", str(spec.cpus), "-m", f"{spec.memory}M", *_hugepages.words(spec)]
     argv += ["-chardev", ways.socket("qmp", places.qmp_socket)]
     argv += ["-mon", "chardev=qmp,mode=control"]
     if ways.numbers is None:

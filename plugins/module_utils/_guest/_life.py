@@ -22,6 +22,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Syste
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
     _firmware,
+    _limits,
     _live,
     _qmp,
     _services,
@@ -136,6 +137,8 @@ def begin(definition: Definition, account: Account, wanted: str) -> Starting:
         except Exception:
             qmp.close()
             raise
+    if spec.limits.cpu_affinity:
+        _limits.pin(process, spec.limits.cpu_affinity)
     return Starting(definition, process, qmp, wanted)
 
 

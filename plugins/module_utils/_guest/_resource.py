@@ -25,7 +25,9 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _disks,
     _firmware,
     _hotplug,
+    _hugepages,
     _life,
+    _limits,
     _live,
     _seed,
     _seed_iso,
@@ -111,11 +113,13 @@ class Guests(Resource[State]):
         problems += self._unless_checking(self._seeds.problems(drafts))
         self.warnings += self._seeds.warnings(drafts)
         problems += [problem for name, want in wants.items() for problem in _wait_problems(want)]
+        problems += self._limit_problems(wants)
         _refuse(problems)
         for name in starting:
             wants[name] = self._with_accelerator(wants[name])
         changes = _state.once(change for name, want in wants.items() for change in _state.plan(have[name], want))
         self._warn(have, wants)
+        self._warn_of_limits([wants[name].spec for name in starting])
         return sorted(changes, key=_state.phase)
 
     def predict(self, have: State, changes: t.Sequence[Change]) -> State:
@@ -306,10 +310,21 @@ class Guests(Resource[State]):
             else:
                 problems += _checks.access_problems(spec, have[spec.name].images, account)
                 problems += self._accelerator_problems(spec, account)
+        ending = [have[name].definition for name in self._stopping]
+        leaving = [definition.spec for definition in ending if definition is not None]
+        problems += _hugepages.problems(specs, leaving, _hugepages.pool())
         new = [spec.name for spec in [*specs, *plugged]]
         others = [spec for spec in self._others(wants, then) if spec.name not in new]
         problems += _checks.sharing_problems([*specs, *plugged, *others], new, network)
         return problems
+
+    def _limit_problems(self, wants: t.Mapping[str, Want]) -> list[str]:
+        return [
+            problem
+            for want in wants.values()
+            if want.wish.state != "absent"
+            for problem in _limits.problems(want.spec, by_systemd=want.definition.manager == _spec.SYSTEMD)
+        ]
 
     def _accelerator_problems(self, spec: GuestSpec, account: Account) -> list[str]:
         program = _checks.find_program(spec)
@@ -361,6 +376,11 @@ class Guests(Resource[State]):
                     f"guest {name} runs with other settings than asked for, which need a restart (state: restarted, or "
                     f"restart: if_needed): {'; '.join(pending)}."
                 )
+
+    def _warn_of_limits(self, starting: t.Sequence[GuestSpec]) -> None:
+        for spec in starting:
+            self.warnings += _limits.warnings(spec)
+        self.warnings += _limits.memory_warnings(starting)
 
     def _stop(self, stops: t.Sequence[_state.Stop]) -> None:
         pairs = [(stop, self._processes[stop.guest]) for stop in stops if stop.guest in self._processes]
@@ -419,6 +439,8 @@ class Guests(Resource[State]):
             self._make_disk(name, change.after)
         elif isinstance(change, _state.CreateVariables):
             _make_variables(name, change.after)
+        elif isinstance(change, _state.SetAffinity):
+            _limits.pin(self._processes[name], change.after)
         elif isinstance(change, _state.RemoveTpm):
             _tpm.remove_state(Places(name))
         elif isinstance(change, _state.GrowDisk):
@@ -596,6 +618,8 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
             for key in ("memory", "cpus", "architecture", "machine", "kernel", "initrd", "cmdline", "user", "sandbox")
         },
         tpm=spec.tpm,
+        hugepages=spec.hugepages,
+        limits=spec.limits.given(),
         **_firmware.render(spec, places.variables),
         service=_units.unit(name) if guest.unit.drop_in is not None else None,
         autostart=guest.unit.enabled,

@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _links, _process, _systemd
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _store, _units
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _limits, _store, _units
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import NONE, SYSTEMD, GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Unit
@@ -64,7 +64,11 @@ def unit_of(wish: Wish, definition: Definition) -> Unit:
     if definition.manager != SYSTEMD or not definition.argv:
         return Unit()
     text = _units.drop_in(
-        definition.spec, definition.argv, networks=_networks(definition.spec), groups=_existing_groups("kvm")
+        definition.spec,
+        definition.argv,
+        networks=_networks(definition.spec),
+        groups=_existing_groups("kvm"),
+        directives=_limits.directives(definition.spec.limits),
     )
     return Unit(text, definition.spec.autostart and wish.wants_process)
 

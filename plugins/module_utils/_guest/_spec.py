@@ -16,8 +16,9 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _firmware, _seed
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _firmware, _limits, _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._firmware import Uefi
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._limits import Limits
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 
 MEBIBYTE = 1 << 20
@@ -138,6 +139,8 @@ class GuestSpec:
     shutdown_timeout: float = 60.0
     """Seconds that systemd gives it to power itself off."""
     tpm: bool = False
+    limits: Limits = dataclasses.field(default_factory=Limits)
+    hugepages: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,6 +234,7 @@ def wish(options: Options, *, identity: str) -> Wish:
         "firmware",
         "secure_boot",
         "tpm",
+        "hugepages",
     ):
         if options.get(option) is not None:
             given[option] = options[option]
@@ -286,6 +290,7 @@ def define(
     spec = dataclasses.replace(base, **given)
     _check_whole(spec)
     _firmware.check(spec, asked.given)
+    _limits.check(spec)
     return spec
 
 
@@ -485,6 +490,7 @@ _READERS: t.Mapping[str, t.Callable[[str, t.Any], t.Any]] = {
     "architecture": _word,
     "kernel": _optional_path,
     "initrd": _optional_path,
+    "limits": lambda _option, value: _limits.read(value, disk_size),
     "firmware_code": _optional_path,
     "firmware_variables": _optional_path,
     "cmdline": _one_line,
@@ -509,5 +515,7 @@ def from_data(stored: Options) -> GuestSpec:
         fields[name] = tuple(fields[name])
     if fields.get("uefi") is not None:
         fields["uefi"] = Uefi(**fields["uefi"])
+    if "limits" in fields:
+        fields["limits"] = _limits.from_data(fields["limits"])
     fields["cloud_init"] = _seed.from_data(fields.get("cloud_init"))
     return GuestSpec(**fields)

@@ -36,8 +36,8 @@ BROKEN_STATES = ("internal-error", "guest-panicked", "shutdown")
 #: Attributes that are compared by themselves, or follow from others.
 SEPARATE = ("disks", "nics", "accelerator", "network", "service_manager", "cloud_init", "uefi")
 
-#: Attributes of a guest that concern systemd, not QEMU: they change while it runs.
-SETTINGS = ("autostart", "shutdown_timeout")
+#: Attributes of a guest that concern those who run QEMU, not QEMU: they change while it runs.
+SETTINGS = ("autostart", "shutdown_timeout", "limits")
 
 #: Seconds that a guest gets to power off when its start is taken back.
 _UNDO_PATIENCE = 5.0
@@ -92,6 +92,8 @@ class GuestState:
     """Whether there is a directory with what its TPM keeps."""
     attached: t.Optional[frozenset[str]] = None
     """The ids of its devices; None when QEMU did not tell."""
+    affinity: t.Optional[tuple[int, ...]] = None
+    """The processors that its process may run on."""
 
     @property
     def activity(self) -> str:
@@ -198,6 +200,11 @@ class SetSeed(GuestChange):
 
 
 @dataclasses.dataclass(frozen=True)
+class SetAffinity(GuestChange):
+    """A running guest is put on other processors; states are their numbers."""
+
+
+@dataclasses.dataclass(frozen=True)
 class RemoveTpm(GuestChange):
     """What the guest's TPM keeps goes; C(before) is its directory."""
 
@@ -253,7 +260,7 @@ PHASES: tuple[tuple[type, ...], ...] = (
     (SetLink, SetMemory),
     (Record,),
     (SetUnit,),
-    (SetActivity,),
+    (SetActivity, SetAffinity),
     (Start,),
 )
 
@@ -420,6 +427,7 @@ def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
     if have.definition is not None and have.definition.spec.cloud_init == want.spec.cloud_init and want.wish.cloud_init:
         changes += _plan_seed(have, want.wish, want.seed)  # QEMU keeps the image that it has open
     changes += _plan_settings(predict(have, changes), want)
+    changes += _plan_affinity(have, want)
     wanted = PAUSED if want.wish.state == "paused" else RUNNING
     then = predict(have, changes)
     out = _outcome(then, want)
@@ -494,6 +502,16 @@ def _plan_settings(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
         ]
         sentence = f"Change the definition of guest {name}: {'; '.join(told)}"
         yield Define(f"guest {name}", sentence, have.definition, after, name)
+
+
+def _plan_affinity(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
+    if have.definition is None or not have.as_defined or have.affinity is None:
+        return
+    name, wanted = want.wish.name, want.spec.limits.cpu_affinity
+    freed = bool(have.definition.spec.limits.cpu_affinity) and not wanted
+    if freed or (wanted and have.affinity != wanted):
+        where = f"processor {', '.join(map(str, wanted))}" if wanted else "all processors"
+        yield SetAffinity(f"guest {name}", f"Have guest {name} run on {where}", have.affinity, wanted, name)
 
 
 def pending_restart(have: GuestState, want: Want) -> list[str]:
@@ -604,6 +622,8 @@ def _after(state: GuestState, change: Change) -> GuestState:
         made = tuple(made for made in state.made if made.path != change.before)
         variables = state.variables and change.before != Places(change.guest).variables
         return dataclasses.replace(state, images=images, made=made, variables=variables)
+    if isinstance(change, SetAffinity):
+        return dataclasses.replace(state, affinity=change.after or None)
     if isinstance(change, RemoveTpm):
         return dataclasses.replace(state, tpm_state=False)
     if isinstance(change, Start):

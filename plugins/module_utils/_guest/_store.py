@@ -19,6 +19,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Syste
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
     _images,
+    _limits,
     _qmp,
     _seed_iso,
     _slots,
@@ -163,6 +164,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         logs=any(map(os.path.exists, _logs(Places(name)))),
         variables=os.path.lexists(Places(name).variables),
         seed=_seed_iso.read(name),
+        affinity=None if process is None else _limits.affinity_of(process),
         tpm_state=_tpm.has_state(Places(name)),
     )
 
