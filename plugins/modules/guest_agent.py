@@ -84,6 +84,7 @@ notes:
   - The agent answers one program at a time. While another one is connected to the socket, nobody answers.
 seealso:
   - module: labspan.vmnet.qemu_guest
+  - module: labspan.vmnet.guest_snapshot
 author:
   - The labspan.vmnet authors (@labspan)
 """

@@ -84,6 +84,8 @@ class FakeAgent:
     def _answer(self, client: socket.socket, request: dict[str, t.Any]) -> None:
         command, arguments = request["execute"], request.get("arguments", {})
         self.asked.append(command)
+        sys.stdout.write(f"{command}\n")
+        sys.stdout.flush()
         if f"silent-{command}" in self._manners:
             if command == "guest-fsfreeze-freeze":
                 self._frozen = True

@@ -220,18 +220,23 @@ def freeze(guest: str, timeout: float) -> None:
         with _agent.Agent(guest, timeout=timeout) as agent:
             agent.freeze(timeout=timeout)
     except _agent.AgentSilent as error:  # the line is free again here
-        raise SystemFailure(f"{error} {let_go(guest, timeout)}") from error
+        outcome = "Its file systems are thawed." if let_go(guest, timeout) else may_be_frozen(guest)
+        raise SystemFailure(f"{error} {outcome}") from error
 
 
-def let_go(guest: str, timeout: float) -> str:
-    """Thaw a guest of which nobody knows whether it is frozen; what came of it, as a sentence."""
+def let_go(guest: str, timeout: float) -> bool:
+    """Thaw a guest of which nobody knows whether it is frozen; whether it is known not to be now."""
     with contextlib.suppress(LabspanError), _agent.Agent(guest, timeout=timeout) as agent:
         agent.thaw(timeout=timeout)
-        if agent.freeze_status() == THAWED:
-            return "Its file systems are thawed."
+        return agent.freeze_status() == THAWED
+    return False
+
+
+def may_be_frozen(guest: str) -> str:
+    """What to do about a guest that could not be thawed."""
     return (
-        f"Guest {guest} may still come to be frozen: look with command: ping, and thaw it with command: thaw, or "
-        "everything that writes in it stands still."
+        f"Guest {guest} may still be frozen, or come to be: look with guest_agent, command: ping, and thaw it with "
+        "command: thaw. What writes in it stands still until then."
     )
 
 
