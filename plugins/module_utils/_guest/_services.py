@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _links, _process, _systemd
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _limits, _store, _units
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _limits, _store, _tpm, _units
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import NONE, SYSTEMD, GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Unit
@@ -27,7 +27,11 @@ _WANTS = f"{_units.UNITS}/multi-user.target.wants"
 
 def read(name: str) -> Unit:
     """What systemd has of the guest, from its files alone."""
-    return Unit(read_file(_units.drop_in_path(name)), os.path.lexists(os.path.join(_WANTS, _units.unit(name))))
+    return Unit(
+        read_file(_units.drop_in_path(name)),
+        os.path.lexists(os.path.join(_WANTS, _units.unit(name))),
+        read_file(_tpm.drop_in_path(name)),
+    )
 
 
 def coming_back(names: t.Sequence[str]) -> set[str]:
@@ -70,7 +74,8 @@ def unit_of(wish: Wish, definition: Definition) -> Unit:
         groups=_existing_groups("kvm"),
         directives=_limits.directives(definition.spec.limits),
     )
-    return Unit(text, definition.spec.autostart and wish.wants_process)
+    tpm = _tpm.drop_in(definition.spec) if definition.spec.tpm else None
+    return Unit(text, definition.spec.autostart and wish.wants_process, tpm)
 
 
 def _networks(spec: GuestSpec) -> list[str]:
@@ -104,7 +109,9 @@ def set_units(units: t.Mapping[str, Unit]) -> None:
     leaving = [unit for name, unit in names.items() if not units[name].enabled and read(name).enabled]
     if leaving:
         _systemd.disable(*leaving)
-    if [name for name in units if write_file(_units.drop_in_path(name), units[name].drop_in, 0o644)]:
+    texts = {_units.drop_in_path(name): unit.drop_in for name, unit in units.items()}
+    texts.update((_tpm.drop_in_path(name), unit.tpm) for name, unit in units.items())
+    if [path for path, text in texts.items() if write_file(path, text, 0o644)]:
         _systemd.daemon_reload()
     coming = [unit for name, unit in names.items() if units[name].enabled and not read(name).enabled]
     if coming:

@@ -65,6 +65,8 @@ class Unit:
     """The text of its drop-in; None when there is none."""
     enabled: bool = False
     """Whether it starts at boot."""
+    tpm: t.Optional[str] = None
+    """The text of the drop-in of its TPM's unit; None when there is none."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _proce
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account
+from ansible_collections.labspan.vmnet.plugins.module_utils._systemd import UNITS
 
 if t.TYPE_CHECKING:  # pragma: no cover
     from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec
@@ -131,7 +132,7 @@ def remove_state(places: Places) -> None:
 
 # With systemd
 
-TEMPLATE_UNIT = "labspan-tpm@.service"
+TEMPLATE_PATH = f"{UNITS}/labspan-tpm@.service"
 
 TEMPLATE = """\
 # The TPM of a guest of labspan.vmnet. Whom it runs as stands in labspan-tpm@NAME.service.d/guest.conf.
@@ -144,7 +145,6 @@ RequiresMountsFor=/var/lib/labspan/guests/%i
 [Service]
 # It goes into the background when its socket is there, so QEMU, which comes after it, finds that.
 Type=forking
-PIDFile=/run/labspan/guests/%i/tpm.pid
 # The directory is the guest's, which takes it away.
 RuntimeDirectory=labspan/guests/%i
 RuntimeDirectoryMode=0700
@@ -152,8 +152,7 @@ RuntimeDirectoryPreserve=yes
 UMask=0077
 ExecStart=swtpm socket --tpm2 --daemon --terminate \\
     --tpmstate dir=/var/lib/labspan/guests/%i/tpm,mode=0600 \\
-    --ctrl type=unixio,path=/run/labspan/guests/%i/tpm.sock,mode=0600 \\
-    --pid file=/run/labspan/guests/%i/tpm.pid
+    --ctrl type=unixio,path=/run/labspan/guests/%i/tpm.sock,mode=0600
 
 NoNewPrivileges=yes
 CapabilityBoundingSet=
@@ -161,7 +160,6 @@ ProtectSystem=strict
 ReadWritePaths=/var/lib/labspan/guests/%i/tpm
 ProtectHome=yes
 PrivateTmp=yes
-PrivateNetwork=yes
 PrivateDevices=yes
 ProtectKernelTunables=yes
 ProtectKernelModules=yes
@@ -177,6 +175,10 @@ SystemCallArchitectures=native
 def unit(name: str) -> str:
     """The unit of a guest's TPM."""
     return f"labspan-tpm@{name}.service"
+
+
+def drop_in_path(name: str) -> str:
+    return f"{UNITS}/{unit(name)}.d/guest.conf"
 
 
 def drop_in(spec: GuestSpec) -> str:

@@ -15,6 +15,7 @@ import os
 import re
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _tpm
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import STATE_ROOT
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec
 
@@ -131,7 +132,11 @@ esac
 """
 
 #: Every file that all guests share: path -> text and mode.
-SHARED: t.Mapping[str, tuple[str, int]] = {TEMPLATE_PATH: (TEMPLATE, 0o644), SCRIPT_PATH: (SCRIPT, 0o755)}
+SHARED: t.Mapping[str, tuple[str, int]] = {
+    TEMPLATE_PATH: (TEMPLATE, 0o644),
+    SCRIPT_PATH: (SCRIPT, 0o755),
+    _tpm.TEMPLATE_PATH: (_tpm.TEMPLATE, 0o644),
+}
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+\Z")
 _HIDDEN_BY_DEFAULT = re.compile(r"(?:^|[=,:])/(?:home|root|run/user)(?:/|$)")
@@ -164,6 +169,7 @@ def drop_in(
     if networks:
         units = " ".join(f"labspan-network@{network}.service" for network in networks)
         unit_lines += [f"Wants={units}", f"After={units}"]
+    unit_lines += _tpm.unit_lines(spec)
     directories = sorted({os.path.dirname(disk.path) for disk in spec.disks})
     unit_lines += [f"RequiresMountsFor={_quote(directory)}" for directory in directories if directory != "/dev"]
     if unit_lines:
