@@ -94,7 +94,7 @@ options:
           size:
             description:
               - The size with its unit, as in V(20G). Needed for a new disk without base image.
-              - A smaller disk grows to it when the guest is not running. A larger one is an error.
+              - A smaller disk grows to it, also while the guest runs, which sees it at once on most buses. A larger one is an error.
             type: str
           base_image:
             description:
@@ -676,6 +676,12 @@ guests:
       description: Whether it starts when the host boots.
       type: bool
       sample: true
+    troubles: &return_troubles
+      description: >-
+        Why QEMU paused the guest by itself, such as a disk for which no space is left. One sentence each.
+      type: list
+      elements: str
+      sample: []
     accelerator: &return_accelerator
       description: C(kvm) or C(tcg); null for a guest that has never been started.
       type: str
@@ -807,6 +813,7 @@ guest:
     state: *return_state
     pid: *return_pid
     pending_restart: *return_pending
+    troubles: *return_troubles
     service: *return_service
     autostart: *return_autostart
     accelerator: *return_accelerator

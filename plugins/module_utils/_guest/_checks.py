@@ -192,8 +192,6 @@ def _shared_disks(specs: t.Sequence[GuestSpec], starting: t.Collection[str]) -> 
     for spec in specs:
         for disk in (disk for disk in spec.disks if not disk.is_empty):
             (readers if disk.read_only else writers)[os.path.realpath(disk.path)].append(spec.name)
-            if disk.base_image is not None:
-                readers[os.path.realpath(disk.base_image)].append(spec.name)
     for path, names in writers.items():
         users = [*names, *(name for name in readers.get(path, []) if name not in names)]
         if len(users) > 1 and set(users) & set(starting):

@@ -106,6 +106,8 @@ def bounds(disk: Disk, guest: str) -> Bounds:
 def inspect(path: str) -> t.Optional[Image]:
     """What the file holds; None when there is none."""
     try:
+        if not _can_hold_an_image(os.stat(path)):  # the mere opening of some devices does something
+            raise _no_image(path)
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         return None
@@ -117,8 +119,8 @@ def inspect(path: str) -> t.Optional[Image]:
 
 def _inspect(path: str, file: t.BinaryIO) -> Image:
     found = os.fstat(file.fileno())
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)):
-        raise Refused(f"{path} is neither a file nor a block device, so it cannot be a disk image.")
+    if not _can_hold_an_image(found):
+        raise _no_image(path)
     head = os.pread(file.fileno(), _HEAD, 0)
     size = file.seek(0, os.SEEK_END)
     image = Image(path, "raw", size, found.st_dev, found.st_ino)
@@ -129,6 +131,14 @@ def _inspect(path: str, file: t.BinaryIO) -> Image:
             external = image_format == "vmdk" and _vmdk_reaches_out(head)
             return dataclasses.replace(image, format=image_format, size=None, external=external)
     return image
+
+
+def _can_hold_an_image(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) or stat.S_ISBLK(found.st_mode)
+
+
+def _no_image(path: str) -> Refused:
+    return Refused(f"{path} is neither a file nor a block device, so it cannot be a disk image.")
 
 
 def inspect_open(path: str, descriptor: int) -> Image:

@@ -21,6 +21,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tu
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
+    _blocks,
     _firmware,
     _limits,
     _live,
@@ -300,7 +301,7 @@ def _press_power_button(stop: Stop) -> bool:
             status = qmp.status()
             if status in ("prelaunch", *BROKEN_STATES):
                 return False
-            if status == "paused":
+            if status in ("paused", _blocks.IO_ERROR):  # there may be space for what could not be written
                 qmp.execute("cont")
             qmp.execute("system_powerdown")
     except _qmp.QmpSilent as error:

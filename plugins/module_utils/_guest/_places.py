@@ -127,6 +127,14 @@ class Places:
         return os.path.join(self.state, f"disk{number}.{image_format}")
 
 
+def known_guests() -> list[str]:
+    """The names of all guests that have a directory, be it only for the disks that they left."""
+    try:
+        return sorted(os.listdir(STATE_ROOT))
+    except OSError:
+        return []
+
+
 def defined_guests() -> list[str]:
     """The names of all guests that this host has a definition of."""
     try:

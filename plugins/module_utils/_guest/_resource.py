@@ -20,8 +20,10 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _accounts,
     _addresses,
     _argv,
+    _blocks,
     _cache,
     _checks,
+    _dependence,
     _disks,
     _firmware,
     _hotplug,
@@ -41,7 +43,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._checks import Network, PlannedTap
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places, defined_guests
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places, defined_guests, known_guests
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Want
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._unit_files import FormerUnitFiles, UnitFiles
@@ -109,6 +111,14 @@ class Guests(Resource[State]):
             change.guest for changes in drafts.values() for change in changes if isinstance(change, _live.Unplug)
         }
         problems = self._disk_problems(have, wants, drafts)
+        problems += self._dependence_problems(have, wants, drafts)
+        problems += [
+            f"guest {name} cannot go on: {trouble}. Make room there."
+            for name, changes in drafts.items()
+            if any(isinstance(change, _state.SetActivity) and change.after == _state.RUNNING for change in changes)
+            for trouble in have[name].troubles
+            if trouble.goes_on
+        ]
         problems += self._start_problems(have, wants, drafts, starting, ahead)
         problems += self._unless_checking(self._seeds.problems(drafts))
         self.warnings += self._seeds.warnings(drafts)
@@ -265,6 +275,24 @@ class Guests(Resource[State]):
                     problems += _checks.disk_problems(want.spec, disk, image, running=disk.path in running)
         return problems
 
+    def _dependence_problems(
+        self, have: State, wants: t.Mapping[str, Want], drafts: t.Mapping[str, t.Sequence[Change]]
+    ) -> list[str]:
+        concerned = {name for name, changes in drafts.items() if changes and wants[name].wish.state != "absent"}
+        if not concerned:
+            return []
+        uses, leftovers = [], []
+        for name in sorted({*known_guests(), *wants}):
+            want = wants.get(name)
+            definition = have[name].definition if name in have else _store.read_definition(name)
+            specs = [definition.spec] if definition and (want is None or have[name].process) else []
+            if want is not None:
+                specs = [] if want.wish.state == "absent" else [*specs, want.spec]
+            uses += [_dependence.Use(name, disk) for spec in specs for disk in spec.disks]
+            if not specs and not (want is not None and want.wish.remove_disks):
+                leftovers += [_dependence.Leftover(name, made.path) for made in _store.read_made_disks(name)]
+        return _dependence.problems(uses, leftovers, concerned)
+
     def _start_problems(
         self,
         have: State,
@@ -370,6 +398,11 @@ class Guests(Resource[State]):
                     f"guest {name} has a process that does not answer on its control socket, because it hangs or "
                     "another program is connected to it; it is taken for running."
                 )
+            if have[name].troubles and want.wish.state != "absent":
+                self.warnings.append(
+                    f"guest {name} was paused by QEMU: {'; '.join(map(str, have[name].troubles))}. Nothing is lost; "
+                    "once that is mended, state: running lets it go on."
+                )
             pending = _state.pending_restart(have[name], want)
             if pending and want.wish.state in ("running", "paused") and want.wish.restart == "never":
                 self.warnings.append(
@@ -444,7 +477,10 @@ class Guests(Resource[State]):
         elif isinstance(change, _state.RemoveTpm):
             _tpm.remove_state(Places(name))
         elif isinstance(change, _state.GrowDisk):
-            _disks.grow(change.after)
+            if change.running:
+                _blocks.grow(name, change.after.path, change.after.size)
+            else:
+                _disks.grow(change.after)
         elif isinstance(change, _state.RemoveDisk):
             for made in _store.read_made_disks(name):
                 if made.path == change.before:
@@ -607,6 +643,7 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
         "state": guest.activity,
         "pid": guest.process.pid if guest.process and guest.process.pid else None,
         "pending_restart": pending,
+        "troubles": [str(trouble) for trouble in guest.troubles],
     }
     if guest.definition is None:
         return rendered

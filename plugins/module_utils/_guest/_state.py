@@ -12,7 +12,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _live, _seed
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _blocks, _cache, _live, _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
@@ -88,6 +88,8 @@ class GuestState:
     logs: bool = False
     """Whether there are logs of it, as a start that failed leaves them."""
     unit: Unit = Unit()
+    troubles: tuple[_blocks.Trouble, ...] = ()
+    """Why QEMU paused it by itself."""
     coming_back: bool = False
     """There is no process, and systemd is about to start one again."""
     tpm_state: bool = False
@@ -172,6 +174,9 @@ class CreateDisk(GuestChange):
 @dataclasses.dataclass(frozen=True)
 class GrowDisk(GuestChange):
     """A disk becomes larger; states are Disk with their sizes."""
+
+    running: bool = False
+    """Under the guest."""
 
     @property
     def reversible(self) -> bool:
@@ -425,7 +430,7 @@ def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
             f"guest {name} has a process that cannot go on (QEMU says {have.run_state}). Start it anew with state: "
             "restarted, or allow it with restart: if_needed."
         )
-    changes: list[GuestChange] = []
+    changes: list[GuestChange] = list(_plan_growth(have, want))
     if have.definition is not None and have.definition.spec.cloud_init == want.spec.cloud_init and want.wish.cloud_init:
         changes += _plan_seed(have, want.wish, want.seed)  # QEMU keeps the image that it has open
     changes += _plan_settings(predict(have, changes), want)
@@ -448,10 +453,11 @@ def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
             )
     elif have.activity != wanted:
         verb = "Pause" if wanted == PAUSED else "Resume"
+        why = f", which QEMU paused because {'; '.join(map(str, have.troubles))}" if have.troubles else ""
         if out is not None and out.leave and wanted == RUNNING:
-            changes.insert(0, Wake(subject, f"{verb} guest {name}", have.activity, wanted, name))
+            changes.insert(0, Wake(subject, f"{verb} guest {name}{why}", have.activity, wanted, name))
         else:
-            changes.append(SetActivity(subject, f"{verb} guest {name}", have.activity, wanted, name))
+            changes.append(SetActivity(subject, f"{verb} guest {name}{why}", have.activity, wanted, name))
     return changes
 
 
@@ -488,6 +494,33 @@ def _plan_hardware(have: GuestState, wish: Wish, out: _live.Outcome) -> list[Gue
     if out.recorded != definition:
         changes.append(Record(guest, f"Record the settings of {guest}", definition, out.recorded, name))
     return changes
+
+
+def _plan_growth(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
+    """Disks that grow under the guest, which is told and sees it at once if its driver listens."""
+    name = want.wish.name
+    grown = {}
+    for disk in want.spec.disks:
+        image = have.images.get(disk.path)
+        if image is not None and _is_to_grow(disk, image) and _grows_running(have, disk):
+            before = dataclasses.replace(disk, size=image.size)
+            sentence = f"Grow the disk {disk.path} of guest {name} from {image.size} to {disk.size} bytes while it runs"
+            grown[disk.path] = disk.size
+            yield GrowDisk(f"disk {disk.path}", sentence, before, disk, name, running=True)
+    if grown and have.definition is not None:
+        spec = have.definition.spec
+        disks = tuple(dataclasses.replace(disk, size=grown.get(disk.path, disk.size)) for disk in spec.disks)
+        if disks == spec.disks:
+            return
+        definition = dataclasses.replace(have.definition, spec=dataclasses.replace(spec, disks=disks))
+        sentence = f"Record the size of the disks of guest {name}"
+        yield Define(f"guest {name}", sentence, have.definition, definition, name)
+
+
+def _grows_running(have: GuestState, disk: Disk) -> bool:
+    if have.definition is None or not have.as_defined or have.activity not in (RUNNING, PAUSED):
+        return False
+    return any(defined.path == disk.path and not defined.read_only for defined in have.definition.spec.disks)
 
 
 def _plan_settings(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
@@ -529,7 +562,9 @@ def pending_restart(have: GuestState, want: Want) -> list[str]:
     attached = {disk.path for disk in have.definition.spec.disks}
     for disk in want.spec.disks:
         image = have.images.get(disk.path)
-        if image is not None and disk.path in attached and _is_to_grow(disk, image):
+        if image is None or disk.path not in attached or _grows_running(have, disk):
+            continue
+        if _is_to_grow(disk, image):
             pending.append(f"disk {disk.path} has {image.size} bytes, wanted {disk.size}")
     return pending
 

@@ -18,6 +18,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
+    _blocks,
     _images,
     _limits,
     _qmp,
@@ -166,6 +167,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         seed=_seed_iso.read(name),
         affinity=None if process is None else _limits.affinity_of(process),
         tpm_state=_tpm.has_state(Places(name)),
+        troubles=_blocks.troubles(name) if run_state == _blocks.IO_ERROR else (),
     )
 
 

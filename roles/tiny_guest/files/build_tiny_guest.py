@@ -33,15 +33,15 @@ from pathlib import Path
 MODULES = (
     "virtio_pci", "virtio_net", "virtio_blk", "virtio_scsi", "virtio_rng",
     "e1000", "e1000e", "8139cp",
-    "ata_piix", "ahci", "sd_mod",
+    "ata_piix", "ahci", "sd_mod", "sr_mod", "nvme",
     "button", "evdev",
 )  # fmt: skip
 #: Without these the guest would be of no use.
 REQUIRED_MODULES = frozenset(["virtio_pci", "virtio_net"])
 #: Parts of the kernel package that hold these modules and what they depend on.
 MODULE_DIRECTORIES = (
-    "drivers/acpi/", "drivers/ata/", "drivers/block/", "drivers/char/hw_random/", "drivers/input/", "drivers/net/",
-    "drivers/pps/", "drivers/ptp/", "drivers/scsi/", "drivers/virtio/",
+    "drivers/acpi/", "drivers/ata/", "drivers/block/", "drivers/cdrom/", "drivers/char/hw_random/", "drivers/input/",
+    "drivers/net/", "drivers/nvme/", "drivers/pps/", "drivers/ptp/", "drivers/scsi/", "drivers/virtio/",
     "arch/", "block/", "crypto/", "lib/", "net/core/",
 )  # fmt: skip
 
@@ -98,6 +98,7 @@ load_controllers() {
     for _controller in $controllers; do
         load "$_controller"
         load sd_mod
+        load sr_mod
     done
 }
 

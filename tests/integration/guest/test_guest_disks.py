@@ -117,17 +117,20 @@ def test_an_existing_file_is_used_as_it_is_or_refused(guests: Guests, shelf: pat
     assert fingerprint(disk) == before
 
 
-def test_a_disk_grows_when_the_guest_is_not_running(guests: Guests) -> None:
+def test_a_disk_grows_and_never_shrinks(guests: Guests) -> None:
     path = f"{STATE}/cg-w/disk0.qcow2"
-    guests.converge("cg-w", disks=[{"size": "1M"}])
-    pending = guests.converge("cg-w", disks=[{"size": "3M"}])
-    assert not pending["changed"]
-    assert pending["guest"]["pending_restart"] == [f"disk {path} has {MEBIBYTE} bytes, wanted {3 * MEBIBYTE}"]
-    assert image_info(guests.host, path)["virtual-size"] == MEBIBYTE
-    grown = guests.converge("cg-w", disks=[{"size": "3M"}], state="stopped")
-    assert any("Grow the disk" in action for action in grown["actions"])
-    assert image_info(guests.host, path)["virtual-size"] == 3 * MEBIBYTE
-    assert "would have to shrink" in guests.refuse("cg-w", disks=[{"size": "1M"}])
+    guests.converge("cg-w", disks=[{"size": "1M"}], state="stopped")
+    for state, size in (("stopped", 2), ("running", 3), ("paused", 4)):
+        guests.converge("cg-w", disks=[{"size": f"{size - 1}M"}], state=state)
+        wanted = {"disks": [{"size": f"{size}M"}], "state": state}
+        foretold = guests.check("cg-w", **wanted)
+        grown = guests.converge("cg-w", **wanted)
+        assert [action for action in grown["actions"] if "Grow the disk" in action] != []
+        assert (grown["actions"], grown["guest"]["pending_restart"]) == (foretold["actions"], [])
+        assert image_info(guests.host, path)["virtual-size"] == size * MEBIBYTE
+        assert not guests.converge("cg-w", **wanted)["changed"]
+        assert not guests.converge("cg-w", state=state)["changed"]
+        assert "would have to shrink" in guests.refuse("cg-w", **{**wanted, "disks": [{"size": "1M"}]})
 
 
 def test_a_base_image_must_be_what_the_task_says(guests: Guests, shelf: pathlib.Path) -> None:
