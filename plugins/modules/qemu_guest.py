@@ -223,7 +223,8 @@ options:
             description:
               - A dictionary becomes C(#cloud-config), a list C(#cloud-config-archive). Text is passed on as it is, and must begin
                 with C(#cloud-config), C(#!) or whatever else cloud-init knows.
-              - Put it in a vault if it holds secrets.
+              - Put secrets into variables in a vault. What is written in a playbook, Ansible itself quotes when it cannot make sense of
+                the line, before this module is reached.
             type: raw
           meta_data:
             description:

@@ -148,12 +148,10 @@ def _seed_disk(spec: GuestSpec, places: Places) -> list[str]:
     if serial is not None:
         return ["-smbios", _options("type=1", serial=serial)]
     image = {"node-name": "seed", "read-only": "on", "file.driver": "file", "file.filename": places.seed}
-    return [
-        "-blockdev",
-        _options("driver=raw", **image),
-        "-device",
-        _options("virtio-blk-pci", drive="seed", id="seed"),
-    ]
+    port = _slots.last_port_words(spec)
+    place = {"bus": _slots.LAST_PORT} if port else {}
+    device = _options("virtio-blk-pci", drive="seed", id="seed", **place)
+    return [*port, "-blockdev", _options("driver=raw", **image), "-device", device]
 
 
 def _agent(ways: Launch, places: Places) -> list[str]:

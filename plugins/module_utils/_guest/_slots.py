@@ -25,6 +25,8 @@ SPARE_PORTS = 4
 _FIRST_SLOT = 0x10
 _PORTS_IN_A_SLOT = 8
 _MOST_PORTS = 64
+_LAST_SLOT = 0x1E
+LAST_PORT = "last-port"
 
 #: Buses whose disks are PCI devices themselves.
 PCI_BUSES = ("virtio", "nvme")
@@ -100,6 +102,16 @@ def port_words(spec: GuestSpec) -> list[str]:
         where = f"bus=pcie.0,addr={_FIRST_SLOT + slot:#x}.{function},multifunction=on"
         argv += ["-device", f"pcie-root-port,id={_port(number)},chassis={number + 1},{where}"]
     return argv
+
+
+def last_port_words(spec: GuestSpec) -> list[str]:
+    """A root port behind all others, for what shall not become the first disk that firmware and guest find.
+
+    Its words begin otherwise than those of C(port_words), so that C(ports_of) takes it for none that can be spared.
+    """
+    if not has_ports(spec.machine):
+        return []
+    return ["-device", f"pcie-root-port,chassis={_MOST_PORTS + 1},id={LAST_PORT},bus=pcie.0,addr={_LAST_SLOT:#x}"]
 
 
 def ports_of(argv: t.Iterable[str]) -> list[str]:

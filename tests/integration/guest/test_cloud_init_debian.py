@@ -1,0 +1,202 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A Debian as it comes, told by cloud-init what the notes set by hand: looked at over SSH, from the host beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import typing as t
+
+import pytest
+from support.debian_guest import DebianGuest, needs_debian_guest
+from support.hosts import Host, await_condition
+
+from .conftest import Guests
+
+pytestmark = [needs_debian_guest, pytest.mark.one_interpreter]
+
+#: Without KVM, and beside other tests.
+PATIENCE = 400.0
+MAC = "52:54:00:21:34:56"
+SECOND_MAC = "52:54:00:21:34:57"
+#: Of the word "lab".
+PASSWORD = "$6$labspan$YEFGeKcvaI9smVX.AcShBzTlCqgnB/xPIpBcZLD.eMLdIatoVsy9zfS6YWRGSXQ2WrLzpe.u1ySoPMewsyDvR1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """An SSH key, and where it is."""
+
+    path: pathlib.Path
+
+    @classmethod
+    def make(cls, path: pathlib.Path) -> Keys:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "lab", "-f", str(path)], check=True)
+        return cls(path)
+
+    @property
+    def private(self) -> str:
+        return self.path.read_text(encoding="ascii")
+
+    @property
+    def public(self) -> str:
+        return self.path.with_suffix(".pub").read_text(encoding="ascii").strip()
+
+
+@dataclasses.dataclass(frozen=True)
+class Login:
+    """The way into a guest from its host; the guest's own key is checked."""
+
+    host: Host
+    address: str
+    key: Keys
+    known: pathlib.Path
+
+    @classmethod
+    def make(cls, host: Host, address: str, key: Keys, server: Keys) -> Login:
+        known = key.path.with_name("known_hosts")
+        known.write_text(f"{address} {server.public}\n", encoding="ascii")
+        return cls(host, address, key, known)
+
+    def _argv(self, *command: str) -> list[str]:
+        options = ["BatchMode=yes", "ConnectTimeout=5", f"UserKnownHostsFile={self.known}", "StrictHostKeyChecking=yes"]
+        words = [
+            "ssh",
+            "-F",
+            "none",
+            "-i",
+            str(self.key.path),
+            *(word for option in options for word in ("-o", option)),
+        ]
+        return [*words, f"ada@{self.address}", *command]
+
+    def out(self, command: str) -> str:
+        return self.host.out(*self._argv(command))
+
+    def json(self, command: str) -> t.Any:
+        return json.loads(self.out(command))
+
+    def await_open(self) -> None:
+        def opens() -> bool:
+            return self.host.run(*self._argv("true"), check=False).returncode == 0
+
+        await_condition(opens, f"SSH to {self.address}", timeout=PATIENCE)
+
+
+def user_data(key: Keys, server: Keys) -> dict[str, t.Any]:
+    return {
+        "manage_etc_hosts": True,
+        "users": [
+            {
+                "name": "ada",
+                "groups": "sudo",
+                "shell": "/bin/bash",
+                "sudo": "ALL=(ALL) NOPASSWD:ALL",
+                "lock_passwd": False,
+                "hashed_passwd": PASSWORD,
+                "ssh_authorized_keys": [key.public],
+            }
+        ],
+        "ssh_pwauth": True,
+        "ssh_keys": {"ed25519_private": server.private, "ed25519_public": server.public},
+    }
+
+
+def add_bridge(host: Host, name: str, address: str) -> None:
+    host.converge("linux_bridge", {"name": name, "addresses": [address]})
+
+
+def test_a_debian_has_the_name_users_addresses_and_routes_of_the_notes(
+    guests: Guests, debian_guest: DebianGuest, tmp_path: pathlib.Path
+) -> None:
+    host = guests.host
+    key, server = Keys.make(tmp_path / "key"), Keys.make(tmp_path / "server")
+    add_bridge(host, "br0", "192.168.1.7/24")
+    add_bridge(host, "br1", "192.168.6.10/24")
+    network = {
+        "version": 2,
+        "ethernets": {
+            "eth0": {
+                "match": {"macaddress": MAC},
+                "set-name": "eth0",
+                "addresses": ["192.168.1.169/24"],
+                "routes": [
+                    {"to": "192.168.1.1/32", "via": "192.168.1.7"},
+                    {"to": "0.0.0.0/0", "via": "192.168.1.7"},
+                ],
+            },
+            "eth1": {"match": {"macaddress": SECOND_MAC}, "set-name": "eth1", "addresses": ["192.168.6.1/24"]},
+        },
+    }
+    guests.converge(
+        "vm1",
+        memory="512",
+        disks=[{"base_image": str(debian_guest.disk)}],
+        nics=[{"bridge": "br0", "mac": MAC}, {"bridge": "br1", "mac": SECOND_MAC}],
+        cloud_init={"user_data": user_data(key, server), "network_config": network},
+    )
+    guest = Login.make(host, "192.168.1.169", key, server)
+    guest.await_open()
+
+    assert guest.out("hostname").strip() == "vm1"
+    assert "127.0.1.1 vm1 vm1" in guest.out("cat /etc/hosts").splitlines()
+    assert guest.out("sudo -n id -un; id -Gn").split() == ["root", "ada", "sudo"]
+    assert "passwordauthentication yes" in guest.out("sudo -n sshd -T").splitlines()
+    assert guest.out("sudo -n getent shadow ada").split(":")[1].startswith("$6$")
+
+    found = [line.split() for line in guest.out("ip -br -4 address show up").splitlines()]
+    assert {name: addresses for name, _state, *addresses in found if name != "lo"} == {
+        "eth0": ["192.168.1.169/24"],
+        "eth1": ["192.168.6.1/24"],
+    }
+    ways = {(route["dst"], route.get("gateway"), route["dev"]) for route in guest.json("ip -j route")}
+    assert {("192.168.1.1", "192.168.1.7", "eth0"), ("default", "192.168.1.7", "eth0")} <= ways
+    for gateway in ("192.168.1.7", "192.168.6.10"):
+        guest.out(f"ping -c 1 -W 5 {gateway}")
+
+    # The seed is behind the disk that the firmware has booted from, and cannot be written to.
+    assert guest.out("sudo -n blkid -L cidata; cat /sys/block/vdb/ro").split() == ["/dev/vdb", "1"]
+    assert guest.out("cat /var/lib/cloud/data/instance-id").strip() == "labspan-vm1"
+    assert guest.out("cloud-id").strip() == "nocloud"
+
+
+#: Serves the files of a directory, and writes down what was asked for.
+_SERVER = ("python3", "-u", "-m", "http.server", "--bind", "192.168.100.1", "8000")
+
+
+@pytest.mark.slow
+def test_a_debian_fetches_its_seed_from_a_web_server(
+    guests: Guests, debian_guest: DebianGuest, tmp_path: pathlib.Path
+) -> None:
+    host = guests.host
+    key, server = Keys.make(tmp_path / "key"), Keys.make(tmp_path / "server")
+    add_bridge(host, "br0", "192.168.100.1/24")
+    host.converge(
+        "dhcp_server", {"name": "lab", "bridge": "br0", "leases": [{"mac": MAC, "address": "192.168.100.69"}]}
+    )
+    seed = tmp_path / "seed"
+    seed.mkdir()
+    (seed / "user-data").write_text(f"#cloud-config\n{json.dumps(user_data(key, server))}\n", encoding="utf-8")
+    (seed / "meta-data").write_text("instance-id: from-the-web\nlocal-hostname: web\n", encoding="utf-8")
+    (seed / "vendor-data").write_text("", encoding="utf-8")
+    with (tmp_path / "log").open("w", encoding="utf-8") as log:
+        process = host.start(*_SERVER, "--directory", str(seed), stdout=log, stderr=log)
+        guests.converge(
+            "vm1",
+            memory="512",
+            disks=[{"base_image": str(debian_guest.disk)}],
+            nics=[{"bridge": "br0", "mac": MAC}],
+            cloud_init={"delivery": "smbios", "seed_url": "http://192.168.100.1:8000/"},
+            **debian_guest.boot,
+        )
+        guest = Login.make(host, "192.168.100.69", key, server)
+        guest.await_open()
+        process.terminate()
+        process.wait()
+    assert guest.out("hostname; cat /var/lib/cloud/data/instance-id").split() == ["web", "from-the-web"]
+    fetched = (tmp_path / "log").read_text(encoding="utf-8")
+    assert all(f"GET /{name} " in fetched for name in ("meta-data", "user-data", "vendor-data"))
