@@ -62,13 +62,15 @@ class TapDevices(Resource[TapsState]):
         self._identity = _values.host_identity()
         self._recreated: set[str] = set()
         self._wanted: list[WantedTap] = []
+        self._asked = False
         self._told = False
 
     def wanted(self) -> t.Sequence[WantedTap]:
         """The taps that the options ask for, in their order."""
-        if not self._wanted:
+        if not self._asked:  # those that are spared leave the list
             self._wanted = [self._want(options) for options in self._options]
             _check_list(self._wanted)
+            self._asked = True
         return self._wanted
 
     def read(self) -> TapsState:

@@ -12,7 +12,7 @@ import dataclasses
 import os
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _adoption, _links
+from ansible_collections.labspan.vmnet.plugins.module_utils import _adoption, _links, _systemd
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files, _managers, _sections
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import (
     BootState,
@@ -36,6 +36,10 @@ _PREFACES = {
     SETTINGS: "What the interfaces of the network {network} need before they are up. Made by labspan.vmnet.",
     VLANS: "The VLANs of the network {network}, in the words of bridge -batch. Made by labspan.vmnet.",
 }
+
+
+#: For the taps of guests: they last when their bridge does.
+AS_BRIDGE = "as_bridge"
 
 
 class Item(t.NamedTuple):
@@ -150,9 +154,15 @@ def lasting_items(kind: str, wanted: t.Sequence[Wanted], options: t.Sequence[Opt
     """The items of a task. The bridge of a host's uplink is brought back by the host's own manager of networks."""
     items = []
     for want, given in zip(wanted, options):
-        persistent = persistence(given.get("persistent")) if want.present else False
-        if kind == "bridge" and persistent and os.path.exists(_record.path_of(want.name)):
-            persistent = False
+        asked = given.get("persistent")
+        if not want.present:
+            persistent: t.Optional[bool] = False
+        elif asked == AS_BRIDGE:
+            persistent = _systemd.is_running() and _bridge_lasts(given["bridge"])
+        else:
+            persistent = persistence(asked)
+            if kind == "bridge" and persistent and os.path.exists(_record.path_of(want.name)):
+                persistent = False
         items.append(Item(want.name, want.network, want.present, persistent))
     return items
 
@@ -203,6 +213,20 @@ class Edit:
                     files.update({} if text is None else {file: text})
             found[network] = files
         return found
+
+
+def _bridge_lasts(bridge: str) -> bool:
+    """Whether a bridge is there after the next boot: by our files, or by somebody else's."""
+    heading = f"bridge {bridge}"
+    if any(heading in _sections.parse(_files.files_of(network).get(LINKS)) for network in _files.networks()):
+        return True
+    if os.path.exists(_record.path_of(bridge)):
+        return True
+    try:
+        with open(f"/sys/class/net/{bridge}/ifalias", encoding="utf-8", errors="replace") as file:
+            return _links.owner_of(file.read().strip()) is None
+    except OSError:
+        return False
 
 
 def _foreign(names: t.Collection[str]) -> frozenset[str]:

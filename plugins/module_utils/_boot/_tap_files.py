@@ -59,8 +59,9 @@ class TapFiles(InterfaceFiles):
             for taps in self._sources
             for want in taps.wanted()
         ]
-        for (want, tap), item in zip(wanted, self._items()):
-            if tap is None or not want.present or not edit.lasts("tap", item):
+        items = {(item.name, item.present): item for item in self._items()}
+        for want, tap in wanted:
+            if tap is None or not want.present or not edit.lasts("tap", items[want.name, want.present]):
                 edit.drop(want.network, f"tap {want.name}")
             else:
                 _put_in(edit, want, tap)

@@ -14,6 +14,7 @@ import os
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _systemd, _tun, _values
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _interfaces, _tap_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _accelerator,
@@ -530,10 +531,16 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
         coming += after.values()
         going += [{**tap, "state": "absent"} for name, tap in before.items() if name not in after]
     resources: list[Resource[t.Any]] = [guests]
+    taps: list[tuple[TapDevices, t.Sequence[dict[str, t.Any]]]] = []
     if coming:
-        resources.insert(0, TapDevices(coming, check_mode=check_mode))
+        taps.append((TapDevices(coming, check_mode=check_mode), coming))
+        resources.insert(0, taps[-1][0])
     if going:
-        resources.append(FormerTaps(going, check_mode=check_mode, leaving=guests.letting_go))
+        taps.append((FormerTaps(going, check_mode=check_mode, leaving=guests.letting_go), going))
+        resources.append(taps[-1][0])
+    if taps:
+        before_taps, after_taps = _tap_files.lasting(taps)
+        resources = [before_taps, *resources, after_taps]
     if served:
         resources.insert(0, UnitFiles())
     elif _systemd.is_running():
@@ -583,7 +590,7 @@ def _bridged_taps(
     """The options of the taps that are made for these NICs; C(owner) None leaves theirs as it is, root for new ones."""
     return {
         nic.tap: {
-            **({"owner": owner} if owner is not None else {}),
+            **({"owner": owner, "persistent": _interfaces.AS_BRIDGE} if owner is not None else {}),
             "name": nic.tap,
             "bridge": nic.bridge,
             "network": network or nic.bridge,
