@@ -75,7 +75,8 @@ def _put_in(edit: Edit, want: WantedBridge, bridge: Bridge, others: t.Collection
     heading = f"bridge {want.name}"
     edit.drop_elsewhere(want.network, heading)
     links = edit.sections(want.network, LINKS)
-    links[heading] = tuple(_link_text.bridge_lines(bridge))
+    has_mtu = "mtu" in want.settings or _link_text.sets_mtu(links.get(heading, ()))
+    links[heading] = tuple(_link_text.bridge_lines(bridge, has_mtu=has_mtu))
     edit.sections(want.network, SETTINGS)[heading] = tuple(_link_text.bridge_settings(bridge))
     vlans = edit.sections(want.network, VLANS)
     if want.vlans is not None:

@@ -51,8 +51,11 @@ _PORT_WORDS = {
 }
 
 
-def bridge_lines(bridge: Bridge) -> list[str]:
-    """The bridge with its addresses, without its ports."""
+def bridge_lines(bridge: Bridge, *, has_mtu: bool) -> list[str]:
+    """The bridge with its addresses, without its ports. C(has_mtu) is whether its MTU was asked for.
+
+    Otherwise the kernel gives it the smallest of its ports', and will do so again.
+    """
     settings = {key: getattr(bridge, key) for key in _WORDS}
     words = [
         f"{_WORDS[key]} {int(value)}"
@@ -61,7 +64,7 @@ def bridge_lines(bridge: Bridge) -> list[str]:
     ]
     made = " ".join(["link add name", bridge.name, "address", bridge.mac_address, "type bridge", *words])
     lines = [made, _alias(bridge.name, bridge.alias)]
-    if bridge.mtu != _MTU:
+    if has_mtu:
         lines.append(f"link set dev {bridge.name} mtu {bridge.mtu}")
     lines += [
         _address(address)
@@ -103,6 +106,11 @@ def tap_lines(tap: Tap, *, vnet_hdr: bool) -> list[str]:
     if tap.enabled:
         lines.append(f"link set dev {tap.name} up")
     return lines
+
+
+def sets_mtu(lines: t.Sequence[str]) -> bool:
+    """Whether an interface's section sets its MTU."""
+    return any(line.startswith("link set dev ") and line.split()[4] == "mtu" for line in lines)
 
 
 def has_vnet_hdr(lines: t.Sequence[str]) -> bool:

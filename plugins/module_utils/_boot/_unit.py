@@ -27,6 +27,8 @@ After=network-pre.target systemd-modules-load.service systemd-sysctl.service {_F
 Before=docker.service network-online.target
 PartOf={_FIREWALLS}
 ReloadPropagatedFrom={_FIREWALLS}
+# However often the firewall is restarted, this follows.
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot

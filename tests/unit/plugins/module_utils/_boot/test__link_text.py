@@ -25,7 +25,7 @@ TAP = Tap("tap0", 107, alias="labspan.vmnet:lab", mac_address=MAC, attachment=At
 
 def test_a_bridge_is_made_with_its_settings_and_set_where_it_is() -> None:
     addresses = tuple(new_address("br0", ipaddress.ip_interface(cidr)) for cidr in ("10.0.0.1/24", "fd00::1/64"))
-    assert _link_text.bridge_lines(dataclasses.replace(BRIDGE, addresses=addresses, mtu=9000)) == [
+    assert _link_text.bridge_lines(dataclasses.replace(BRIDGE, addresses=addresses, mtu=9000), has_mtu=True) == [
         f"link add name br0 address {MAC} type bridge forward_delay 1500 hello_time 200 max_age 2000 ageing_time 30000 "
         "stp_state 0 priority 32768 group_fwd_mask 0 mcast_snooping 0 mcast_querier 0",
         'link set dev br0 alias "labspan.vmnet:lab"',
@@ -47,20 +47,28 @@ def test_a_bridge_is_made_with_its_settings_and_set_where_it_is() -> None:
     ],
 )
 def test_a_setting_is_made_with_the_bridge(change: dict[str, t.Any], word: str) -> None:
-    assert word in _link_text.bridge_lines(dataclasses.replace(BRIDGE, **change))[0]
+    assert word in _link_text.bridge_lines(dataclasses.replace(BRIDGE, **change), has_mtu=False)[0]
+
+
+def test_an_mtu_that_nobody_asked_for_is_the_kernels_to_find() -> None:
+    asked = _link_text.bridge_lines(dataclasses.replace(BRIDGE, mtu=1300), has_mtu=True)
+    assert _link_text.sets_mtu(asked)
+    left = _link_text.bridge_lines(dataclasses.replace(BRIDGE, mtu=1300), has_mtu=False)
+    assert not _link_text.sets_mtu(left)
+    assert set(asked) - set(left) == {"link set dev br0 mtu 1300"}
 
 
 def test_what_a_kernel_does_not_have_is_not_said() -> None:
     bare = dataclasses.replace(BRIDGE, vlan_filtering=False, vlan_default_pvid=1, multicast_querier=None, ipv6=None)
-    assert "vlan" not in _link_text.bridge_lines(bare)[0]
-    assert "querier" not in _link_text.bridge_lines(bare)[0]
+    assert "vlan" not in _link_text.bridge_lines(bare, has_mtu=False)[0]
+    assert "querier" not in _link_text.bridge_lines(bare, has_mtu=False)[0]
     assert _link_text.bridge_settings(bare) == []
 
 
 def test_addresses_of_the_kernel_and_such_that_end_are_not_written() -> None:
     own = new_address("br0", ipaddress.ip_interface("fe80::1/64"))
     leased = dataclasses.replace(new_address("br0", ipaddress.ip_interface("10.0.0.1/24")), valid=60)
-    lines = _link_text.bridge_lines(dataclasses.replace(BRIDGE, addresses=(own, leased), enabled=False))
+    lines = _link_text.bridge_lines(dataclasses.replace(BRIDGE, addresses=(own, leased), enabled=False), has_mtu=False)
     assert len(lines) == 2
 
 
@@ -92,7 +100,7 @@ def test_a_tap_without_bridge_owner_or_address_says_nothing_of_them() -> None:
 def test_the_interface_is_the_fourth_word_of_every_line() -> None:
     tap = dataclasses.replace(TAP, attachment=Attachment("br0", hairpin=True))
     lines = [
-        *_link_text.bridge_lines(BRIDGE),
+        *_link_text.bridge_lines(BRIDGE, has_mtu=True),
         *_link_text.vlan_lines("br0", [Vlan(5, True, True)], on_bridge_itself=True),
     ]
     assert {line.split()[3] for line in lines} == {"br0"}
@@ -152,7 +160,7 @@ def test_ip_takes_every_line(tmp_path: t.Any) -> None:
     """The words are ip's own: in a namespace that is thrown away."""
     addresses = tuple(new_address("br0", ipaddress.ip_interface(cidr)) for cidr in ("10.0.0.1/24", "fd00::1/64"))
     lines = [
-        *_link_text.bridge_lines(dataclasses.replace(BRIDGE, addresses=addresses, mtu=1400)),
+        *_link_text.bridge_lines(dataclasses.replace(BRIDGE, addresses=addresses, mtu=1400), has_mtu=True),
         *_link_text.tap_lines(
             dataclasses.replace(TAP, attachment=Attachment("br0", True, True, False, False, True)), vnet_hdr=False
         ),
