@@ -210,11 +210,9 @@ def _disks(spec: GuestSpec, boot_indexes: t.Mapping[str, int]) -> list[str]:
         if image:
             argv += ["-blockdev", _blockdev(disk, identity)]
         bus, place = _place(spec, disk.bus, used)
-        if disk.is_cdrom:
-            bus = bus.replace("-hd", "-cd")
         port = {"bus": ports[identity]} if identity in ports else {}
         turn = {"bootindex": boot_indexes[identity]} if identity in boot_indexes else {}
-        argv += ["-device", _options(bus, **image, id=identity, **place, **port, **turn)]
+        argv += ["-device", _options(_driver(bus, disk), **image, id=identity, **place, **port, **turn)]
     return argv
 
 
@@ -222,8 +220,18 @@ def disk_words(spec: GuestSpec, disk: Disk, part: _slots.Part) -> list[str]:
     """A disk alone, as it is plugged into a guest that runs."""
     driver, place = _place(spec, disk.bus, {disk.bus: part.number if part.unit is None else part.unit})
     port = {} if part.port is None else {"bus": part.port}
-    device = _options(driver, drive=f"image{part.number}", id=part.id, **place, **port)
-    return ["-blockdev", _blockdev(disk, part.id), "-device", device]
+    drive = {} if disk.is_empty else {"drive": f"image{part.number}"}
+    device = _options(_driver(driver, disk), **drive, id=part.id, **place, **port)
+    return [*image_words(disk, part), "-device", device]
+
+
+def image_words(disk: Disk, part: _slots.Part) -> list[str]:
+    """What is in a disk; nothing in an empty drive."""
+    return [] if disk.is_empty else ["-blockdev", _blockdev(disk, part.id)]
+
+
+def _driver(driver: str, disk: Disk) -> str:
+    return driver.replace("-hd", "-cd") if disk.is_cdrom else driver
 
 
 def _blockdev(disk: Disk, identity: str) -> str:

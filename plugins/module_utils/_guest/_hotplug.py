@@ -23,10 +23,12 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest._live import 
     Device,
     Plug,
     SetLink,
+    SetMedium,
     SetMemory,
     Unplug,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._slots import Part
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition
 
@@ -87,6 +89,8 @@ def apply(change: GuestChange, definition: t.Optional[Definition]) -> None:
         unplug(change.guest, change.before, change.patience)
     elif isinstance(change, SetLink):
         set_link(change.guest, change.device, change.after)
+    elif isinstance(change, SetMedium):
+        set_medium(change)
     elif isinstance(change, SetMemory):
         set_memory(change.guest, change.after, change.patience)
 
@@ -115,8 +119,9 @@ def plug(spec: GuestSpec, device: Device) -> None:
 def _add_backend(qmp: _qmp.Qmp, spec: GuestSpec, device: Device) -> str:
     """Make the host's half; returns the words for the guest's."""
     if isinstance(device.what, Disk):
-        _option, back, _option, front = _argv.disk_words(spec, device.what, device.part)
-        qmp.execute("blockdev-add", **arguments(back, head="driver"))
+        *image, _option, front = _argv.disk_words(spec, device.what, device.part)
+        if image:
+            qmp.execute("blockdev-add", **arguments(image[1], head="driver"))
         return front
     part, nic = device.part, device.what
     _option, back, _option, front = _argv.nic_words(part.number, nic, _ByName(None), part.port, {})
@@ -195,6 +200,44 @@ def set_link(name: str, device: str, up: bool) -> None:
     """Plug or pull the cable of a NIC."""
     with _connection(name) as qmp:
         qmp.execute("set_link", name=device, up=up)
+
+
+def set_medium(change: SetMedium) -> None:
+    """Put a CD into a drive, in place of what is in it."""
+    disk = t.cast(Disk, change.after)
+    part = Part(change.device)
+    with _connection(change.guest) as qmp:
+        try:
+            _open_tray(qmp, change)
+            qmp.execute("blockdev-remove-medium", id=part.id)
+            _close_image(qmp, f"image{part.number}")
+            for words in _argv.image_words(disk, part)[1:]:
+                qmp.execute("blockdev-add", **arguments(words, head="driver"))
+                qmp.execute("blockdev-insert-medium", **{"id": part.id, "node-name": f"image{part.number}"})
+            qmp.execute("blockdev-close-tray", id=part.id)
+        except _qmp.QmpError as error:
+            raise SystemFailure(
+                f"the CD in drive {part.number} of guest {change.guest} cannot be changed: {error.reason.rstrip('.')}."
+            ) from error
+
+
+def _open_tray(qmp: _qmp.Qmp, change: SetMedium) -> None:
+    """As the button on the drive does: a guest that uses the CD is asked, and has some seconds to let go of it."""
+    deadline = time.monotonic() + change.patience
+    while True:
+        try:
+            qmp.execute("blockdev-open-tray", id=change.device)
+        except _qmp.QmpError as error:
+            if "is locked" not in error.reason:
+                raise
+            if time.monotonic() > deadline:
+                raise SystemFailure(
+                    f"guest {change.guest} has not let go of the CD in drive {Part(change.device).number} within "
+                    f"{change.patience:g} seconds (live_timeout). Unmount it in the guest, and run the task again."
+                ) from None
+            time.sleep(_LOOK_AGAIN)
+        else:
+            return
 
 
 def set_memory(name: str, mebibytes: int, patience: float) -> None:

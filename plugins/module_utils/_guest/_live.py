@@ -31,7 +31,7 @@ NIC_HARDWARE = ("mac", "model", "tap", "queues")
 DISK_HARDWARE = ("path", "format", "bus", "read_only", "media")
 
 # What makes one of the list the same as one of the guest, though it may be different.
-_IDENTITY = {"NIC": ("mac", "tap"), "disk": ("path",)}
+_IDENTITY = {"NIC": ("mac", "tap"), "disk": ("path",)}  # an empty drive has none
 _HARDWARE = {"NIC": NIC_HARDWARE, "disk": DISK_HARDWARE}
 _PREFIX = {"NIC": "nic", "disk": "disk"}
 
@@ -79,6 +79,14 @@ class SetLink(GuestChange):
 
 
 @dataclasses.dataclass(frozen=True)
+class SetMedium(GuestChange):
+    """A CD is put into a drive in place of what is in it, within some seconds; states are the drive's Disk."""
+
+    device: str
+    patience: float
+
+
+@dataclasses.dataclass(frozen=True)
 class SetMemory(GuestChange):
     """A running guest gives memory back within some seconds, or gets it again; states are MiB."""
 
@@ -91,6 +99,7 @@ class Outcome(t.NamedTuple):
     leave: list[Device]
     come: list[Device]
     links: list[tuple[int, Device, bool]]
+    media: list[tuple[Device, Disk]]
     memory: t.Optional[tuple[int, int]]
     attached: t.Optional[Definition]
     """The definition when what leaves is gone and what comes is there; None when nothing does."""
@@ -128,34 +137,31 @@ def outcome(have: GuestState, want: Want, *, reachable: bool) -> Outcome:
         match.take(room, reachable)
         if have.attached is not None:
             match.lost(have.attached, room)
-    wanted_links = {nic.mac: nic.link for nic in want.spec.nics}
-    links = [
-        (index, device, wanted_links[device.what.mac])
-        for index, device in enumerate(nics.result)
-        if reachable
-        and isinstance(device.what, Nic)
-        and device not in nics.come
-        and wanted_links.get(device.what.mac, device.what.link) != device.what.link
-    ]
+    links = _links(nics, want.spec) if reachable else []
+    media = _media(disks, want.spec) if reachable else []
+    if not reachable:
+        disks.pending += [_no_medium(device, after) for device, after in _media(disks, want.spec)]
     memory = _memory(spec, now, want.spec) if reachable else None
     pending = [*_memory_pending(spec, now, want.spec, memory), *disks.pending, *nics.pending]
     attached = _redefined(definition, now, nics, disks) if nics.changed or disks.changed else None
     recorded = attached or definition
     if links:
-        changed = {device.part.id: up for _index, device, up in links}
-        after = tuple(
-            dataclasses.replace(
-                t.cast(Nic, device.what), link=changed.get(device.part.id, t.cast(Nic, device.what).link)
-            )
-            for device in nics.result
-        )
+        plugged = {
+            device.part.id: dataclasses.replace(t.cast(Nic, device.what), link=up) for _index, device, up in links
+        }
+        after = tuple(plugged.get(device.part.id, t.cast(Nic, device.what)) for device in nics.result)
         recorded = dataclasses.replace(recorded, spec=dataclasses.replace(recorded.spec, nics=after))
+    if media:
+        filled = {device.part.id: disk for device, disk in media}
+        drives = tuple(filled.get(device.part.id, t.cast(Disk, device.what)) for device in disks.result)
+        recorded = _described(recorded, dataclasses.replace(recorded.spec, disks=drives), recorded.live or now)
     if memory is not None:
         recorded = _described(recorded, dataclasses.replace(recorded.spec, memory=memory[1]), recorded.live or now)
     return Outcome(
         leave=[*disks.leave, *nics.leave],
         come=[*disks.again, *disks.come, *nics.again, *nics.come],
         links=links,
+        media=media,
         memory=memory,
         attached=attached,
         recorded=recorded,
@@ -173,14 +179,14 @@ class _Match:
         #: Those that the guest gave back by itself, and that are wanted.
         self.again: list[Device] = []
         self.pending: list[str] = []
-        hardware = operator.attrgetter(*_HARDWARE[kind])
-        asked = [hardware(what) for what in wanted]
+        asked, had = keys(kind, wanted), keys(kind, [device.what for device in have])
         self.result = list(have)
-        self._others = [device for device in have if hardware(device.what) not in asked]
-        known = {hardware(device.what) for device in have}
+        #: Those that stay, with what is wanted of them.
+        self.stay = [(device, wanted[asked.index(key)]) for device, key in zip(have, had) if key in asked]
+        self._others = [device for device, key in zip(have, had) if key not in asked]
         self._new: list[tuple[int, t.Any]] = []
-        for index, what in enumerate(wanted):
-            if hardware(what) in known:
+        for index, (what, key) in enumerate(zip(wanted, asked)):
+            if key in had:
                 continue
             rivals = [device for device in self._others if _is_same(kind, device.what, what)]
             if rivals:
@@ -190,9 +196,7 @@ class _Match:
                 self._new.append((index, what))
             else:  # its rival had another rival already
                 self.pending.append(f"{kind} {index} ({call(what)}) is not attached")
-        if [key for key in map(hardware, (device.what for device in have)) if key in asked] != [
-            key for key in asked if key in known
-        ]:
+        if [key for key in had if key in asked] != [key for key in asked if key in had]:
             self.pending.append(f"the {kind}s are attached in another order than wanted")
 
     @property
@@ -281,9 +285,49 @@ def _match(kind: str, have: t.Iterable[Device], wanted: t.Sequence[t.Any]) -> _M
     return _Match(kind, list(have), wanted)
 
 
+def keys(kind: str, whats: t.Sequence[t.Any]) -> list[tuple[t.Any, ...]]:
+    """What tells the NICs or the disks of a guest apart. A CD drive is one whatever is in it."""
+    hardware = operator.attrgetter(*_HARDWARE[kind])
+    drives: dict[str, int] = {}
+    found: list[tuple[t.Any, ...]] = []
+    for what in whats:
+        if isinstance(what, Disk) and what.is_cdrom:
+            number = drives[what.bus] = drives.get(what.bus, 0) + 1
+            found.append((what.media, what.bus, number))
+        else:
+            found.append(hardware(what))
+    return found
+
+
+def _links(nics: _Match, wanted: GuestSpec) -> list[tuple[int, Device, bool]]:
+    asked = {nic.mac: nic.link for nic in wanted.nics}
+    found = []
+    for index, device in enumerate(nics.result):
+        nic = t.cast(Nic, device.what)
+        if device not in nics.come and asked.get(nic.mac, nic.link) != nic.link:
+            found.append((index, device, asked[nic.mac]))
+    return found
+
+
+def _media(disks: _Match, wanted: GuestSpec) -> list[tuple[Device, Disk]]:
+    """The CD drives that something else is to be in."""
+    return [
+        (device, disk)
+        for device, disk in disks.stay
+        if isinstance(device.what, Disk)
+        and device.what.is_cdrom
+        and (device.what.path, device.what.format) != (disk.path, disk.format)
+    ]
+
+
+def _no_medium(device: Device, after: Disk) -> str:
+    before = t.cast(Disk, device.what)
+    return f"{device.kind} {device.part.number}: path is {show(before.path or None)}, wanted {show(after.path or None)}"
+
+
 def _is_same(kind: str, one: t.Any, other: t.Any) -> bool:
     return any(
-        getattr(one, attribute) is not None and getattr(one, attribute) == getattr(other, attribute)
+        getattr(one, attribute) and getattr(one, attribute) == getattr(other, attribute)
         for attribute in _IDENTITY[kind]
     )
 

@@ -307,7 +307,8 @@ class Guests(Resource[State]):
         plugged = [
             definition.spec
             for name, definition in ((name, guest.definition) for name, guest in then.items())
-            if definition is not None and any(isinstance(change, _live.Plug) for change in drafts[name])
+            if definition is not None
+            and any(isinstance(change, (_live.Plug, _live.SetMedium)) for change in drafts[name])
         ]
         if not (specs or plugged):
             return []

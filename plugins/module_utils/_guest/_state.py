@@ -16,7 +16,13 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _block
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._live import Plug, SetLink, SetMemory, Unplug
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._live import (
+    Plug,
+    SetLink,
+    SetMedium,
+    SetMemory,
+    Unplug,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._slots import Live
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Wish
@@ -264,7 +270,7 @@ PHASES: tuple[tuple[type, ...], ...] = (
     (Wake, Unplug),
     (Define, CreateDisk, CreateVariables, GrowDisk, RemoveDisk, SetSeed, RemoveTpm, Forget),
     (Plug,),
-    (SetLink, SetMemory),
+    (SetLink, SetMedium, SetMemory),
     (Record,),
     (SetUnit,),
     (SetActivity, SetAffinity),
@@ -484,6 +490,12 @@ def _plan_hardware(have: GuestState, wish: Wish, out: _live.Outcome) -> list[Gue
     changes += [
         Plug(f"{device} of {guest}", f"Plug {device} into {guest}", None, device, name, patience) for device in out.come
     ]
+    for device, disk in out.media:
+        found = t.cast(Disk, device.what)
+        verb = f"Put {disk.path} into" if disk.path else f"Take {found.path} out of"
+        sentence = f"{verb} CD drive {device.part.number} of {guest}"
+        subject = f"CD drive {device.part.number} of {guest}"
+        changes.append(SetMedium(subject, sentence, found, disk, name, device.part.id, patience))
     for index, device, up in out.links:
         sentence = f"Set the link of NIC {index} of {guest} {'up' if up else 'down'}"
         changes.append(SetLink(f"NIC {index} of {guest}", sentence, not up, up, name, device.part.id))

@@ -31,7 +31,7 @@ from pathlib import Path
 
 #: Drivers that the guest may need; what a kernel has built in is left out, what it lacks is left out too.
 MODULES = (
-    "virtio_pci", "virtio_net", "virtio_blk", "virtio_scsi", "virtio_rng",
+    "virtio_pci", "virtio_net", "virtio_blk", "virtio_scsi", "virtio_rng", "virtio_balloon",
     "e1000", "e1000e", "8139cp",
     "ata_piix", "ahci", "sd_mod", "sr_mod", "nvme",
     "button", "evdev",
@@ -150,6 +150,12 @@ for nic in $nics; do
     echo 0 >/proc/sys/net/ipv6/conf/$nic/router_solicitation_delay
     ip link set "$nic" up
 done
+ask_for_lease() {
+    request=
+    [ -e /run/labspan/hostname_is_fixed ] && request="-x hostname:$hostname"
+    udhcpc -f -S -i "$1" -s /lib/labspan/udhcpc.sh -t 5 -T 1 -A 2 \
+        -O hostname -O search -O staticroutes -O mtu $request </dev/null >/dev/null 2>&1 &
+}
 static_nics=
 for item in $addresses; do
     nic=$(nic_of "$item") address=$(value_of "$item")
@@ -173,10 +179,7 @@ if [ "$dhcp" = yes ]; then
     for nic in $nics; do
         case $static_nics in *" $nic "*) continue ;; esac
         echo "$nic inet" >"/run/labspan/expected/$nic-inet"
-        request=
-        [ -e /run/labspan/hostname_is_fixed ] && request="-x hostname:$hostname"
-        udhcpc -f -S -i "$nic" -s /lib/labspan/udhcpc.sh -t 5 -T 1 -A 2 \
-            -O hostname -O search -O staticroutes -O mtu $request </dev/null >/dev/null 2>&1 &
+        ask_for_lease "$nic"
     done
 fi
 [ "$wait_for" = inet6 ] && echo "eth0 inet6" >/run/labspan/expected/eth0-inet6
@@ -197,9 +200,42 @@ power_button() {
         poweroff -f
     done
 }
+
+# --- what is plugged in later ---------------------------------------------------------------------
+come() {
+    case $1 in
+        pci | virtio)
+            controllers=
+            load_for "$2"
+            load_controllers
+            ;;
+        net)
+            [ -e "$2/device" ] || return
+            ip link set "${2##*/}" up
+            [ "$dhcp" = yes ] && ask_for_lease "${2##*/}"
+            ;;
+    esac
+}
+late() {
+    uevent sh -c 'echo "$ACTION $SUBSYSTEM $DEVPATH"' | {
+        usleep 200000 # it listens by now: what came before is looked for
+        for _path in /sys/bus/pci/devices/*; do
+            come pci "$_path"
+        done
+        for _path in /sys/class/net/*; do
+            case " $nics " in *" ${_path##*/} "*) ;; *) come net "$_path" ;; esac
+        done
+        while read -r _action _subsystem _path; do
+            [ "$_action" = add ] && come "$_subsystem" "/sys$_path"
+        done
+    }
+}
 /lib/labspan/report.sh &
 [ -n "$ignore_powerdown" ] || power_button &
-[ -z "$controllers" ] || load_controllers &
+{
+    load_controllers
+    late
+} &
 
 # --- console --------------------------------------------------------------------------------------
 # A prompt would sit in the middle of the lines above: it comes when somebody is there to see it.
