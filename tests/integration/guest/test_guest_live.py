@@ -12,7 +12,7 @@ import typing as t
 import pytest
 from support.hosts import await_condition
 
-from .conftest import RUNTIME, Guests
+from .conftest import RUNTIME, STATE, Guests, make_image
 from .test_guest_nics import add_tap, answers, bridge
 
 __all__ = ["bridge"]
@@ -68,7 +68,7 @@ def test_a_nic_comes_and_goes_while_the_guest_runs(guests: Guests, tiny: dict[st
         guests,
         "cg-n",
         f"n=$(grep -l {MAC} /sys/class/net/*/address); n=${{n%/address}}; n=${{n##*/}}; "
-        "ip link set $n up; ip addr add 10.99.0.70/24 dev $n",
+        "ip addr add 10.99.0.70/24 dev $n",
     )
     await_condition(lambda: answers(guests, "10.99.0.70"), "the guest to answer on its new NIC")
     seen = guests.host.json("ip", "-j", "neigh", "show", "10.99.0.70", "dev", bridge)
@@ -87,3 +87,146 @@ def test_a_nic_comes_and_goes_while_the_guest_runs(guests: Guests, tiny: dict[st
     assert not answers(guests, "10.99.0.70")
     assert guests.pid("cg-n") == pid
     assert not guests.converge("cg-n", **{**options, "nics": []})["changed"]
+
+
+def test_disks_cds_and_memory_change_while_the_guest_runs(
+    guests: Guests, tiny: dict[str, t.Any], public_directory: pathlib.Path
+) -> None:
+    isos = [make_image(public_directory / f"cg-{name}.iso", "1M", image_format="raw") for name in ("one", "two")]
+    drive = {"media": "cdrom", "path": str(isos[0])}
+    options = {**tiny, "balloon": True, "disks": [drive]}
+    guests.converge("cg-d", **options)
+    pid = guests.pid("cg-d")
+
+    def medium(drive: str = "disk0") -> t.Optional[str]:
+        (found,) = (block for block in tell(guests, "cg-d", "query-block") if block["qdev"] == drive)
+        return found["inserted"]["file"] if "inserted" in found else None
+
+    def blocks() -> set[str]:
+        return set(inside(guests, "cg-d", "ls /sys/block").split())
+
+    late = {"size": "8M", "path": f"{STATE}/cg-d/late.qcow2"}
+    wanted = {**options, "disks": [late, {"media": "cdrom", "path": str(isos[1])}], "memory": "160"}
+    foretold = guests.check("cg-d", **wanted)
+    assert not guests.exists(late["path"])
+    assert medium() == str(isos[0])
+    result = guests.converge("cg-d", **wanted)
+    assert result["actions"] == foretold["actions"]
+    assert result["actions"] == [
+        "Record what is attached to guest cg-d",
+        f"Make the disk {late['path']} for guest cg-d",
+        f"Plug disk {late['path']} into guest cg-d",
+        f"Put {isos[1]} into CD drive 0 of guest cg-d",
+        "Set the memory of guest cg-d from 192 to 160 MiB by its balloon",
+        "Record the settings of guest cg-d",
+    ]
+    assert result["guest"]["pending_restart"] == []
+    assert medium() == str(isos[1])
+    assert tell(guests, "cg-d", "query-balloon")["actual"] == 160 << 20
+    await_condition(lambda: "vda" in blocks(), "the guest to see its disk")
+    assert inside(guests, "cg-d", "cat /sys/block/vda/size").strip() == str((8 << 20) // 512)
+    inside(guests, "cg-d", "echo kept >/dev/vda; sync")
+    total = int(inside(guests, "cg-d", "grep MemTotal /proc/meminfo").split()[1])
+    assert total < 160 << 10
+    assert not guests.converge("cg-d", **wanted)["changed"]
+
+    more = guests.converge("cg-d", **{**wanted, "memory": "256"})
+    assert more["guest"]["pending_restart"] == ["memory is 160, wanted 256: it was started with 192"]
+    guests.converge("cg-d", **{**wanted, "memory": "192"})
+    await_condition(
+        lambda: int(inside(guests, "cg-d", "grep MemTotal /proc/meminfo").split()[1]) > total, "the memory to come back"
+    )
+
+    without = {**options, "disks": [{"media": "cdrom"}]}
+    assert guests.converge("cg-d", **without)["guest"]["pending_restart"] == []
+    assert medium() is None
+    assert "vda" not in blocks()
+    assert guests.host.out("dd", f"if={late['path']}", "bs=1", "count=3").startswith("QFI")  # nobody removes it
+    guests.converge("cg-d", **wanted)
+    assert guests.pid("cg-d") == pid
+
+    restarted = guests.converge("cg-d", **wanted, state="restarted")
+    assert guests.pid("cg-d") != pid
+    assert restarted["guest"]["pending_restart"] == []
+    assert medium("disk1") == str(isos[1])
+    assert inside(guests, "cg-d", "head -c 4 /dev/vda") == "kept"
+    assert not guests.converge("cg-d", **wanted)["changed"]
+
+
+def test_a_guest_that_gives_nothing_back_keeps_it_and_the_task_says_so(guests: Guests) -> None:
+    """No system runs in the guest that could answer: it is still asking its disks for one."""
+    nics = [{"user": True, "mac": MAC}]
+    guests.converge("cg-s", nics=nics)
+    message = guests.refuse("cg-s", nics=[], live_timeout=0.5)
+    assert f"guest cg-s has not given back NIC {MAC} on the user-mode network within 0.5 seconds" in message
+    assert hardware(guests, "cg-s") == ["nic0"]
+    assert "has not given back" in guests.refuse("cg-s", nics=[], live_timeout=0.5)
+    guests.converge("cg-s", state="paused")
+    message = guests.refuse("cg-s", nics=[], state="paused")
+    assert "only a guest that runs can give back" in message
+    # At its next reset QEMU takes it out; the task that then asks again only cleans up.
+    guests.converge("cg-s")
+    tell(guests, "cg-s", "system_reset")
+    await_condition(lambda: hardware(guests, "cg-s") == [], "the NIC to go with the reset")
+    result = guests.converge("cg-s", nics=[])
+    assert f"Unplug NIC {MAC} on the user-mode network from guest cg-s" in result["actions"]
+    assert result["guest"]["nics"] == []
+    assert not guests.converge("cg-s", nics=[])["changed"]
+
+
+def test_a_balloon_that_nobody_moves_is_told_and_taken_back(guests: Guests) -> None:
+    guests.converge("cg-b", balloon=True)
+    message = guests.refuse("cg-b", memory="24", live_timeout=0.5)
+    assert "guest cg-b has 32 MiB of memory after 0.5 seconds (live_timeout), not 24" in message
+    assert guests.converge("cg-b")["guest"]["memory"] == 32
+    assert not guests.converge("cg-b", balloon=True)["changed"]
+
+
+@pytest.mark.parametrize("machine", ["q35", "pc"])
+def test_all_that_can_be_plugged_in_is_and_is_the_same_after_a_restart(guests: Guests, machine: str) -> None:
+    """Into a guest that is held before its first instruction, which is asked for nothing."""
+    disks = [{"bus": "scsi", "size": "1M"}]
+    options = {"machine": machine, "memory": "64", "state": "paused"}
+    guests.converge("cg-a", **options, disks=disks)
+    pid = guests.pid("cg-a")
+    add_tap(guests, "cgmulti", None, "multi_queue")
+    models = ["e1000", "e1000e", "vmxnet3"] if machine == "pc" else ["rtl8139"]
+    nics = [{"user": True, "model": model} for model in models]
+    nics.append({"tap": "cgmulti", "queues": 2, "link": False})
+    more = [*disks, *({"bus": bus, "size": "1M"} for bus in ("scsi", "virtio", "nvme"))]
+    result = guests.converge("cg-a", **options, disks=more, nics=nics)
+    assert result["guest"]["pending_restart"] == []
+    assert guests.pid("cg-a") == pid
+    plugged = hardware(guests, "cg-a")
+    assert len(plugged) == len(nics) + len(more)
+    assert not guests.converge("cg-a", **options, disks=more, nics=nics)["changed"]
+
+    # On PCI Express there are places for four, and all are taken now.
+    result = guests.converge("cg-a", **options, disks=more, nics=[*nics, {"user": True}])
+    pending = result["guest"]["pending_restart"]
+    if machine == "q35":
+        assert len(pending) == 1
+        assert pending[0].endswith("is not attached: all 4 PCI Express ports of the running guest are taken")
+    else:
+        assert pending == []
+    result = guests.converge("cg-a", **options, disks=[*more, {"bus": "ide", "size": "1M"}])
+    assert "disks on ide are not plugged in while a guest runs" in str(result["guest"]["pending_restart"])
+    assert guests.pid("cg-a") == pid
+
+    guests.converge("cg-a", **{**options, "state": "stopped"}, disks=more, nics=nics)
+    guests.converge("cg-a", **options)
+    assert hardware(guests, "cg-a") == [*(f"disk{n}" for n in range(len(more))), *(f"nic{n}" for n in range(len(nics)))]
+    assert not guests.converge("cg-a", **options, disks=more, nics=nics)["changed"]
+
+
+def test_what_stands_in_the_way_of_a_plug_is_told_before_anything_is_done(guests: Guests) -> None:
+    add_tap(guests, "cgone")
+    one = {"name": "cg-1", "nics": [{"tap": "cgone"}]}
+    guests.converge(None, guests=[one, {"name": "cg-2"}])
+    message = guests.refuse("cg-2", nics=[{"tap": "cgone"}])
+    assert "the tap cgone is in use by qemu-system-x86" in message
+    assert "cgnone does not exist" in guests.refuse("cg-2", nics=[{"tap": "cgnone"}])
+    assert "does not exist" in guests.refuse("cg-2", disks=[{"path": "/nowhere/disk.qcow2", "size": "1M"}])
+    assert hardware(guests, "cg-2") == []
+    guests.converge(None, guests=[{**one, "state": "stopped"}, {"name": "cg-2", "nics": [{"tap": "cgone"}]}])
+    assert hardware(guests, "cg-2") == ["nic0"]
