@@ -169,6 +169,13 @@ options:
               - The number of queues. The tap must have been made with O(labspan.vmnet.tap_device#module:multi_queue=true) exactly
                 when this is more than 1, the default.
             type: int
+          vhost:
+            description:
+              - Whether the kernel moves the packets itself, which is faster. It needs a virtio NIC on a tap, and the kernel's module
+                C(vhost_net) on the host.
+              - V(auto), the default, does so where it works.
+            type: str
+            choices: [auto, "true", "false"]
           link:
             description: Whether the cable is plugged in. It can change while the guest runs. The default is V(true).
             type: bool
@@ -777,6 +784,7 @@ guests:
           bridge: null
           user: false
           queues: 1
+          vhost: auto
           link: true
           addresses: [192.168.6.11]
     cloud_init: &return_cloud_init
@@ -847,7 +855,7 @@ guest:
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _discreet, _items, _runner
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _resource, _seed, _spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _resource, _seed, _spec, _vhost
 
 DISK = {
     "path": {"type": "str"},
@@ -868,6 +876,7 @@ NIC = {
     "mac": {"type": "str"},
     "model": {"type": "str", "choices": list(_spec.MODELS)},
     "queues": {"type": "int"},
+    "vhost": {"type": "str", "choices": list(_vhost.CHOICES)},
     "link": {"type": "bool"},
 }
 

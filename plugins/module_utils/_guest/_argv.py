@@ -11,7 +11,14 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _firmware, _hugepages, _seed, _slots, _tpm
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
+    _firmware,
+    _hugepages,
+    _seed,
+    _slots,
+    _tpm,
+    _vhost,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import (
     SYSTEMD,
@@ -38,6 +45,7 @@ class Descriptors:
     console: t.Optional[int]
     taps: t.Mapping[str, tuple[int, ...]]
     agent: t.Optional[int] = None
+    vhost: t.Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 def descriptors(spec: GuestSpec) -> Descriptors:
@@ -54,7 +62,12 @@ def descriptors(spec: GuestSpec) -> Descriptors:
         if nic.tap is not None:
             taps[nic.tap] = tuple(range(number, number + nic.queues))
             number += nic.queues
-    return Descriptors(_FIRST_DESCRIPTOR, console, taps, agent)
+    vhost = {}
+    for nic in spec.nics:
+        if nic.tap is not None and nic.vhost == _vhost.TRUE:
+            vhost[nic.tap] = tuple(range(number, number + nic.queues))
+            number += nic.queues
+    return Descriptors(_FIRST_DESCRIPTOR, console, taps, agent, vhost)
 
 
 def title(name: str) -> str:
@@ -84,11 +97,13 @@ class Launch:
         tap = str(nic.tap)
         if self.numbers is None:
             queues = {"queues": nic.queues} if nic.queues > 1 else {}
-            return _options("tap", id=identity, ifname=tap, script="no", downscript="no", **queues)
+            words = _options("tap", id=identity, ifname=tap, script="no", downscript="no", **queues)
+            return words + (_vhost.option(()) if nic.vhost == _vhost.TRUE else "")
         opened = self.numbers.taps[tap]
+        vhost = _vhost.option(self.numbers.vhost[tap]) if nic.vhost == _vhost.TRUE else ""
         if nic.queues == 1:
-            return _options("tap", id=identity, fd=opened[0])
-        return _options("tap", id=identity, fds=":".join(map(str, opened)))
+            return _options("tap", id=identity, fd=opened[0]) + vhost
+        return _options("tap", id=identity, fds=":".join(map(str, opened))) + vhost
 
 
 def launch(spec: GuestSpec, manager: str) -> Launch:

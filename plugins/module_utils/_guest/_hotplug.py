@@ -17,7 +17,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _tun
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _qmp
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _qmp, _vhost
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._live import (
     Device,
@@ -47,7 +47,8 @@ class _ByName(_argv.Launch):
 
     def tap(self, nic: Nic, identity: str) -> str:
         names = handed_names(nic, identity)
-        return f"tap,id={identity},{'fd' if nic.queues == 1 else 'fds'}={':'.join(names)}"
+        vhost = _vhost.option(handed_names(nic, f"{identity}-vhost")) if nic.vhost == _vhost.TRUE else ""
+        return f"tap,id={identity},{'fd' if nic.queues == 1 else 'fds'}={':'.join(names)}{vhost}"
 
 
 def handed_names(nic: Nic, identity: str) -> list[str]:
@@ -123,12 +124,16 @@ def _add_backend(qmp: _qmp.Qmp, spec: GuestSpec, device: Device) -> str:
         if image:
             qmp.execute("blockdev-add", **arguments(image[1], head="driver"))
         return front
-    part, nic = device.part, device.what
+    part, nic = device.part, _vhost.settle_nic(device.what, None)
     _option, back, _option, front = _argv.nic_words(part.number, nic, _ByName(None), part.port, {})
     with contextlib.ExitStack() as ours:
         if nic.tap is not None:
             for name in handed_names(nic, f"net{part.number}"):
                 descriptor = _tun.attach(nic.tap, multi_queue=nic.queues > 1)
+                ours.callback(os.close, descriptor)
+                qmp.hand_over(name, descriptor)
+            for name in handed_names(nic, f"net{part.number}-vhost") if nic.vhost == _vhost.TRUE else ():
+                descriptor = _vhost.open_device()
                 ours.callback(os.close, descriptor)
                 qmp.hand_over(name, descriptor)
         qmp.execute("netdev_add", **arguments(back, head="type"))

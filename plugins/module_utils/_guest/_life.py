@@ -29,6 +29,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _services,
     _store,
     _tpm,
+    _vhost,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import SYSTEMD, GuestSpec, Nic, Wish
@@ -112,7 +113,7 @@ def _is_held_back(definition: Definition, wanted: str) -> bool:
 
 def begin(definition: Definition, account: Account, wanted: str) -> Starting:
     """Start the process; what it may not open itself is opened for it."""
-    spec = definition.spec
+    spec = _vhost.settle(definition.spec, None)
     places = Places(spec.name)
     numbers = _argv.descriptors(spec)
     _prepare(places, spec, account)
@@ -128,6 +129,9 @@ def begin(definition: Definition, account: Account, wanted: str) -> Starting:
             for number in numbers.taps[nic.tap] if nic.tap is not None else ():
                 handed[number] = _tun.attach(str(nic.tap), multi_queue=nic.queues > 1)
                 ours.callback(os.close, handed[number])
+        for number in (number for opened in numbers.vhost.values() for number in opened):
+            handed[number] = _vhost.open_device()
+            ours.callback(os.close, handed[number])
         # Connected before QEMU is there, the connection tells by itself whether QEMU answers or ends.
         qmp = _qmp.Qmp(places.qmp_socket, timeout=_ANSWER_TIMEOUT)
         argv = [*definition.argv, *([_argv.PAUSED] if _is_held_back(definition, wanted) else [])]

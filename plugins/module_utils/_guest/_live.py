@@ -27,7 +27,7 @@ if t.TYPE_CHECKING:  # pragma: no cover
     from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Want
 
 #: What the guest sees of a NIC and of a disk; the rest tells how the host makes them.
-NIC_HARDWARE = ("mac", "model", "tap", "queues")
+NIC_HARDWARE = ("mac", "model", "tap", "queues", "vhost")
 DISK_HARDWARE = ("path", "format", "bus", "read_only", "media")
 
 # What makes one of the list the same as one of the guest, though it may be different.

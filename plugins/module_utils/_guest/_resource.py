@@ -40,6 +40,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _store,
     _tpm,
     _units,
+    _vhost,
     _waiting,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
@@ -315,6 +316,7 @@ class Guests(Resource[State]):
         network = _network([*specs, *plugged], ahead)
         problems: list[str] = []
         for spec in plugged:
+            problems += self._unless_checking(_vhost.problems(spec, None))
             own = {self._processes[spec.name].pid} if spec.name in self._processes else set()
             problems += _checks.tap_problems(spec, network, self.leaving() | own)
             problems += self._unless_checking(
@@ -333,6 +335,8 @@ class Guests(Resource[State]):
             )
             problems += self._unless_checking(_checks.boot_file_problems(spec))
             problems += self._unless_checking(_tpm.problems(spec))
+            opener = _account(spec) if wants[spec.name].definition.manager == _spec.SYSTEMD else None
+            problems += self._unless_checking(_vhost.problems(spec, opener))
             problems += self._unless_checking(_firmware.problems(spec, Places(spec.name).variables))
             account = _account(spec)
             if account is None:
@@ -606,7 +610,9 @@ def _definition(spec: GuestSpec, accelerator: str, manager: str) -> Definition:
     program = _checks.find_program(spec) or f"qemu-system-{spec.architecture}"
     argv = []
     if accelerator:
-        argv = _argv.command_line(spec, program=program, accelerator=accelerator, manager=manager)
+        opener = _account(spec) if manager == _spec.SYSTEMD else None
+        settled = _vhost.settle(spec, opener)
+        argv = _argv.command_line(settled, program=program, accelerator=accelerator, manager=manager)
     return Definition(spec, accelerator, tuple(argv), manager)
 
 

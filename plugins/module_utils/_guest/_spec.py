@@ -16,7 +16,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _firmware, _limits, _seed
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _firmware, _limits, _seed, _vhost
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._firmware import Uefi
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._limits import Limits
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
@@ -88,6 +88,7 @@ class Nic:
     """Set when the tap is made for this NIC, as a port of this bridge."""
     queues: int = 1
     link: bool = True
+    vhost: str = "auto"
 
     @property
     def user(self) -> bool:
@@ -398,6 +399,9 @@ def _nic(guest: str, index: int, entry: Options, identity: str) -> Nic:
         raise InvalidInput(
             f"{where}.queues", queues, "needs a virtio-net-pci NIC on a tap made with multi_queue: true."
         )
+    vhost = entry.get("vhost") or _vhost.AUTO
+    if vhost == _vhost.TRUE and not _vhost.is_possible(model, None if user else "a tap"):
+        raise InvalidInput(f"{where}.vhost", vhost, "needs a virtio-net-pci NIC on a tap.")
     mac = entry.get("mac")
     return Nic(
         mac=_values.mac_address(f"{where}.mac", mac) if mac else derived_mac(identity, guest, index),
@@ -406,6 +410,7 @@ def _nic(guest: str, index: int, entry: Options, identity: str) -> Nic:
         bridge=_values.interface_name(f"{where}.bridge", bridge) if bridge else None,
         queues=queues,
         link=entry.get("link") is not False,
+        vhost=vhost,
     )
 
 

@@ -74,3 +74,19 @@ def test_huge_pages_are_checked_before_the_start_and_taken_at_once(guests: Guest
         pytest.skip("this machine has no huge pages reserved (vm.nr_hugepages)")
     guests.converge("cg-l", hugepages=True)
     assert free_huge_pages() == free - 16
+
+
+def test_vhost_is_used_where_it_works_and_is_an_error_where_it_does_not(guests: Guests) -> None:
+    guests.host.converge("tap_device", {"name": "cgtap0", "owner": "nobody"})
+    nic = {"tap": "cgtap0"}
+    works = os.path.exists("/dev/vhost-net")
+    guests.converge("cg-v", nics=[nic])
+    files = guests.host.out("ls", "-l", f"/proc/{guests.pid('cg-v')}/fd")
+    assert ("/dev/vhost-net" in files) == works
+    guests.converge("cg-v", state="absent")
+    if works:
+        guests.converge("cg-v", nics=[{**nic, "vhost": False}])
+        assert "/dev/vhost-net" not in guests.host.out("ls", "-l", f"/proc/{guests.pid('cg-v')}/fd")
+    else:
+        refused = guests.refuse("cg-v", nics=[{**nic, "vhost": True}])
+        assert "nics[0].vhost of guest cg-v: /dev/vhost-net does not exist" in refused
