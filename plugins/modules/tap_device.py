@@ -88,6 +88,8 @@ options:
       mac_address: &mac_address
         description:
           - The MAC address of the host's end. The guest's end has its own.
+          - The default for a tap that is created is derived from the host's machine id and the name of the tap, so that it is the
+            same after a reboot. An existing tap keeps its own.
         type: str
       isolated: &isolated
         description: Whether the port can talk only to ports of the bridge that are not isolated.
@@ -207,6 +209,12 @@ EXAMPLES = r"""
       - name: tap0
       - name: tap1
 
+- name: A tap that is there again after a reboot
+  labspan.vmnet.tap_device:
+    name: tap0
+    bridge: br0
+    persistent: true
+
 - name: Take the tap away
   labspan.vmnet.tap_device:
     name: tap0
@@ -282,7 +290,7 @@ taps:
       type: str
       sample: kvm
     mac_address: &return_mac_address
-      description: The MAC address of the host's end; null in check mode where the kernel has yet to choose one.
+      description: The MAC address of the host's end.
       type: str
       sample: 6a:0e:5f:11:22:33
     mtu: &return_mtu
