@@ -11,8 +11,6 @@ import os
 import sys
 import typing as t
 
-from support import ssh
-
 from lab import hosts
 
 
@@ -28,6 +26,7 @@ def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
     command.add_argument("hosts", nargs="+", metavar="host")
     command.add_argument("--tiny-guest", action="store_true", help="build the tiny guest first if it is not current")
     command.add_argument("--system", action="store_true", help="hosts with a systemd, networkd and sshd of their own")
+    command.add_argument("--vm", action="store_true", help="hosts under QEMU, with Debian's kernel; reached by SSH")
     command.set_defaults(call=_up)
 
     command = commands.add_parser("down", help="end a lab and everything in it")
@@ -57,7 +56,7 @@ def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
 
 
 def _up(options: argparse.Namespace) -> int:
-    kind = hosts.SYSTEM if options.system else hosts.NAMESPACE
+    kind = hosts.VM if options.vm else hosts.SYSTEM if options.system else hosts.NAMESPACE
     _show(hosts.up(options.lab, options.hosts, tiny_guest=options.tiny_guest, kind=kind))
     return 0
 
@@ -86,16 +85,15 @@ def _inventory(options: argparse.Namespace) -> int:
 
 def _variables(lab: hosts.Lab, host: hosts.Host, through_ssh: bool) -> dict[str, t.Any]:
     common = {"ansible_become": False, "ansible_python_interpreter": "/usr/bin/python3"}
-    if not through_ssh:
+    if not through_ssh and host.kind != hosts.VM:
         return {
             "ansible_connection": "labspan.vmnet.netns",
             "ansible_netns_pid_file": str(host.pid_file),
             **common,
         }
-    if host.kind != hosts.SYSTEM:
+    if host.kind not in hosts.WHOLE:
         raise hosts.LabError(f"{host.name} of lab {lab.name} has no sshd; make the lab with --system.")
-    address = host.addresses[0].partition("/")[0]
-    return {**ssh.Door(lab.keys, address, str(hosts.NETNS / lab.lan.netns)).variables, **common}
+    return {**host.door.variables, **common}
 
 
 def _shell(options: argparse.Namespace) -> int:

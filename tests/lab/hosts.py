@@ -26,6 +26,7 @@ from pathlib import Path
 
 from support import ssh
 
+from lab import vm
 from lab.processes import Process, systemd_of, wait_until
 
 HERE = Path(__file__).resolve().parent
@@ -42,7 +43,9 @@ UPLINK = "uplink0"
 LAN_NETWORKS = (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("2001:db8:1::/64"))
 FIRST_HOST = 10
 NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
-NAMESPACE, SYSTEM = "namespace", "system"
+NAMESPACE, SYSTEM, VM = "namespace", "system", "vm"
+#: Those with a systemd, and an sshd.
+WHOLE = (SYSTEM, VM)
 TIMEOUT = 30.0
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
@@ -86,7 +89,7 @@ class Host:
     init: t.Optional[Process] = None
     """Process 1 of the host as the machine numbers it; None until it is ready."""
     kind: str = NAMESPACE
-    """Or SYSTEM: whether process 1 is a systemd, on a disk of its own."""
+    """Or SYSTEM: whether process 1 is a systemd, on a disk of its own. Or VM: it is QEMU."""
 
     @property
     def netns(self) -> str:
@@ -104,6 +107,12 @@ class Host:
         return STATE / self.lab / f"{self.name}.log"
 
     @property
+    def door(self) -> ssh.Door:
+        """The way in by SSH, from the LAN."""
+        address = self.addresses[0].partition("/")[0]
+        return ssh.Door(STATE / self.lab / "ssh", address, str(NETNS / f"labspan-{self.lab}-{LAN}"))
+
+    @property
     def alive(self) -> bool:
         """Whether it runs, and its network has its name."""
         return self.init is not None and self.init.alive and (NETNS / self.netns).exists()
@@ -112,6 +121,8 @@ class Host:
         """The command line that runs a command on the host."""
         if self.init is None or not self.init.alive:
             raise LabError(f"{self.name} of lab {self.lab} does not run.")
+        if self.kind == VM:
+            return self.door.argv(*command)
         _refuse_own_network(Path(f"/proc/{self.init.pid}/ns/net"))
         cgroup = ("--cgroup",) if self.kind == SYSTEM else ()
         return ["nsenter", "--target", str(self.init.pid), *NAMESPACES, *cgroup, "--", *command]
@@ -161,6 +172,9 @@ def up(name: str, hosts: t.Sequence[str], *, tiny_guest: bool = False, kind: str
         build_tiny_guest()
     if kind == SYSTEM:
         build_system_tree()
+    if kind == VM:
+        build_tiny_guest()
+        build_vm_image()
     with _locked():
         lab = load(name)
         wanted = [(host, kind) for host in hosts]
@@ -213,6 +227,14 @@ def build_system_tree() -> Path:
     return SYSTEM_TREE / "tree"
 
 
+def build_vm_image() -> Path:
+    """Make sure that the disk of all VM hosts is there and current; its directory."""
+    try:
+        return vm.image()
+    except (OSError, subprocess.CalledProcessError):
+        raise LabError("the disk of the VM hosts could not be made.") from None
+
+
 def _check_names(*names: str) -> None:
     for name in names:
         if not _NAME.match(name):
@@ -222,7 +244,7 @@ def _check_names(*names: str) -> None:
 def _make(name: str, hosts: t.Sequence[str], kind: str) -> Lab:
     """Start all members at once, then lay the cables."""
     (STATE / name).mkdir(parents=True, exist_ok=True)
-    if kind == SYSTEM:
+    if kind in WHOLE:
         (STATE / name / "ssh").mkdir(mode=0o700)
         ssh.make_keys(STATE / name / "ssh")
     kinds = [(LAN, NAMESPACE), *((host, kind) for host in hosts)]
@@ -233,8 +255,9 @@ def _make(name: str, hosts: t.Sequence[str], kind: str) -> Lab:
     lab = Lab(name, members[0], tuple(members[1:]))
     _connect(lab)
     for host in lab.hosts:
-        if host.kind == SYSTEM:
-            wait_until(lambda h=host: _is_up(h), TIMEOUT, f"{host.name} to be up on the LAN")  # type: ignore[misc]
+        if host.kind in WHOLE:
+            patience = vm.PATIENCE if host.kind == VM else TIMEOUT
+            wait_until(lambda h=host: _is_up(h), patience, f"{host.name} to be up on the LAN")  # type: ignore[misc]
     return lab
 
 
@@ -254,6 +277,12 @@ def _start(lab: str, name: str, kind: str, addresses: tuple[str, ...]) -> tuple[
         files = _system_files(lab, name, addresses)
         command = [*_UNSHARE, "--", steps, "run", str(SYSTEM_TREE / "tree"), str(files), netns, name]
         command += ["systemd-networkd", "ssh"]
+    elif kind == VM:
+        directory, mac = STATE / lab / f"{name}.vm", vm.mac(addresses[0])
+        directory.mkdir(mode=0o700)
+        vm.prepare(directory, vm.current(), {**_files(lab, name, addresses), **vm.card_file(mac)})
+        vm.share(directory, {"tiny_guest": TINY_GUEST})
+        command = ["--net", "--", "sh", "-c", vm.START, "vm", *vm.qemu(directory, vm.current(), mac, vm.Size(2048, 2))]
     else:
         program = [sys.executable, str(HERE / "web_server.py"), name] if name == LAN else ["sleep", "infinity"]
         command = [*_UNSHARE, "--pid", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc", "--"]
@@ -272,11 +301,10 @@ def _start(lab: str, name: str, kind: str, addresses: tuple[str, ...]) -> tuple[
     return Host(lab, name, addresses, Process.of(process.pid), kind=kind), process
 
 
-def _system_files(lab: str, name: str, addresses: tuple[str, ...]) -> Path:
-    """The directory with what is laid over a system host's disk before it starts."""
-    directory = STATE / lab / f"{name}.files"
+def _files(lab: str, name: str, addresses: tuple[str, ...]) -> dict[str, vm.File]:
+    """What a host with a systemd has on its disk before it starts."""
     lines = [f"Address={address}" for address in addresses] + [f"Gateway={network[1]}" for network in LAN_NETWORKS]
-    files = {
+    return {
         **ssh.system_files(STATE / lab / "ssh"),
         "/etc/hostname": f"{name}\n",
         "/etc/hosts": f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {name}\n",
@@ -284,7 +312,12 @@ def _system_files(lab: str, name: str, addresses: tuple[str, ...]) -> Path:
         "/etc/resolv.conf": "nameserver 192.0.2.1\n",
         f"/etc/systemd/network/{UPLINK}.network": _UPLINK_FILE.format(uplink=UPLINK, lines="\n".join(lines)),
     }
-    for path, file in files.items():
+
+
+def _system_files(lab: str, name: str, addresses: tuple[str, ...]) -> Path:
+    """The directory with what is laid over a system host's disk before it starts."""
+    directory = STATE / lab / f"{name}.files"
+    for path, file in _files(lab, name, addresses).items():
         text, mode = (file, 0o644) if isinstance(file, str) else file
         target = directory / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -308,6 +341,8 @@ def _await_ready(host: Host, process: subprocess.Popen[str]) -> Host:
             f"process 1 of {host.name}",
         )
         init = _system_init_of(host.supervisor)
+    elif host.kind == VM:
+        init = next(iter(host.supervisor.children()), None)
     else:
         init = _init_of(host.supervisor)
     if init is None:
@@ -333,7 +368,7 @@ def _system_init_of(supervisor: Process) -> t.Optional[Process]:
 
 
 def _is_up(host: Host) -> bool:
-    """Whether a system host has started everything, and has its addresses."""
+    """Whether a host with a systemd has started everything, and has its addresses."""
     state = host.run("systemctl", "is-system-running", check=False).stdout.strip()
     shown = host.run("ip", "-br", "address", "show", "dev", UPLINK, check=False).stdout.split()
     return state in ("running", "degraded") and set(host.addresses) <= set(shown)
@@ -349,7 +384,9 @@ def _connect(lab: Lab) -> None:
         lines.append(f"link add name port{number} master lan0 up type veth peer name {UPLINK} netns {host.netns}")
     _ip(lab.lan, lines)
     for host in lab.hosts:
-        if host.kind == SYSTEM:
+        if host.kind == VM:
+            _ip(host, [f"link set dev {UPLINK} master {vm.JOINT} up"])
+        if host.kind in WHOLE:
             continue  # it has read in its configuration what to do
         lines = [f"address add {address} dev {UPLINK} nodad" for address in host.addresses]
         lines.append(f"link set dev {UPLINK} up")
