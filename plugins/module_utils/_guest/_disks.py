@@ -130,6 +130,7 @@ def complete(options: t.Mapping[str, t.Any], defined: t.Optional[Disk], image: t
         if given.setdefault("base_image", defined.base_image) == defined.base_image:
             given.setdefault("base_format", defined.base_format)
             given.setdefault("checksum", defined.checksum)
+            given.setdefault("source", defined.source)
     known = image.format if image is not None and image.format in FORMATS else "qcow2"
     given.setdefault("format", known)
     return _resolve_base(Disk(**given))

@@ -120,7 +120,7 @@ def test_an_existing_file_is_used_as_it_is_or_refused(guests: Guests, shelf: pat
 def test_a_disk_grows_and_never_shrinks(guests: Guests) -> None:
     path = f"{STATE}/cg-w/disk0.qcow2"
     guests.converge("cg-w", disks=[{"size": "1M"}], state="stopped")
-    for state, size in (("stopped", 2), ("running", 3), ("paused", 4)):
+    for state, size in (("stopped", 2), ("paused", 3)):
         guests.converge("cg-w", disks=[{"size": f"{size - 1}M"}], state=state)
         wanted = {"disks": [{"size": f"{size}M"}], "state": state}
         foretold = guests.check("cg-w", **wanted)

@@ -88,6 +88,12 @@ def test_an_existing_file_is_the_disk_or_is_refused(disk: Disk, image: Image, se
             {"format": "qcow2", "base_image": "/b", "base_format": "vmdk"},
         ),
         (
+            {},
+            Disk("/d", "qcow2", "virtio", base_image="/b", source="https://h/b", checksum="md5:0"),
+            None,
+            {"format": "qcow2", "base_image": "/b", "source": "https://h/b", "checksum": "md5:0"},
+        ),
+        (
             {"base_image": "/c"},
             Disk("/d", "qcow2", "virtio", base_image="/b", base_format="vmdk"),
             None,
