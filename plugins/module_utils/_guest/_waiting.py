@@ -165,8 +165,7 @@ def _tell(failed: t.Sequence[Awaited], guests: t.Sequence[Awaited]) -> str:
     came = [guest for guest in guests if guest.seconds is not None]
     if came:
         sentences.append("In time were: " + ", ".join(f"{one.spec.name} ({one.seconds:.1f} s)" for one in came) + ".")
-    what = "It was" if len(guests) == 1 else "All were"
-    return " ".join([*sentences, f"{what} left as found after the start; the next run waits again."])
+    return " ".join([*sentences, "The guests were left as they are, and the next run waits again."])
 
 
 def _find_addresses(guests: t.Sequence[Awaited]) -> None:
@@ -182,10 +181,11 @@ def _find_addresses(guests: t.Sequence[Awaited]) -> None:
         silent = []
         for nic in guest.spec.nics:
             segment = knowledge.segment(nic)
-            for address in dict.fromkeys([*knowledge.of(nic), *guest.declared]) if segment else ():
+            known = knowledge.of(nic)
+            silent += known
+            for address in dict.fromkeys([*known, *guest.declared]) if segment else ():
                 if address not in guest.addresses:
                     candidates[str(segment)][address].append(guest)
-                    silent.append(address)
         guest.stage = _why_no_address(guest, silent)
     for segment, waiting in candidates.items():
         found = _addresses.answering(knowledge, segment, list(waiting), timeout=_PROBE)
@@ -198,6 +198,8 @@ def _find_addresses(guests: t.Sequence[Awaited]) -> None:
 def _why_no_address(guest: Awaited, silent: t.Sequence[str]) -> str:
     if silent:
         return f"nobody with its MAC address answers for {', '.join(dict.fromkeys(silent))}"
+    if guest.declared:  # which ones is part of what no message shows
+        return "nobody with its MAC address answers for an address of its network_config"
     macs = ", ".join(guest.mac_addresses)
     agent = ", and no agent in it tells of one" if guest.spec.guest_agent else ""
     return f"the host's DHCP servers have leased none to {macs}, its neighbour tables know none{agent}"

@@ -69,6 +69,7 @@ def has_said(host: SystemHost, name: str, text: str) -> bool:
 
 
 def test_a_guest_is_a_service_of_an_account_of_its_own(host: SystemHost, tiny: dict[str, t.Any]) -> None:
+    tiny = {**tiny, "guest_agent": True}
     host.converge("guest_account", {"name": "own"})
     host.assert_rests("guest_account", {"name": "own"})
     predicted = host.module("qemu_guest", {"name": "own", **tiny}, check=True)
@@ -89,7 +90,7 @@ def test_a_guest_is_a_service_of_an_account_of_its_own(host: SystemHost, tiny: d
     status = host.out("cat", f"/proc/{pid}/status")
     assert "CapEff:\t0000000000000000" in status
     assert "Seccomp:\t2" in status
-    for socket in ("qmp.sock", "console.sock", "power.in"):
+    for socket in ("qmp.sock", "console.sock", "agent.sock", "power.in"):
         mode, owner = host.out("stat", "-c", "%a %U", f"/run/labspan/guests/own/{socket}").split()
         assert (mode[1:], owner) == ("00", "labspan-own")
     host.assert_rests("qemu_guest", {"name": "own", **tiny})
