@@ -12,7 +12,6 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import errno
 import json
@@ -38,7 +37,10 @@ SSH_PORT = 22
 
 _PROBE = 0.5
 _ROUND = 0.2
-_CONNECT = 1.0
+_CONNECT = 0.5
+#: How long a connection is kept that is made, and that is not: the kernel's own tries soon come seldom.
+_KEEP = 60.0
+_RING = 2.0
 _AGENT = 1.0
 _BANNER_LENGTH = 4096
 
@@ -112,24 +114,25 @@ def problems(spec: GuestSpec, goal: str) -> list[str]:
 def wait(guests: t.Sequence[Awaited]) -> None:
     """Return when all have come where they shall; raise when one has not, after every other had its time."""
     begin = time.monotonic()
-    while True:
-        waiting = [guest for guest in guests if not guest.is_settled]
-        if not waiting:
-            break
-        now = time.monotonic()
-        _look_at_all(waiting)
-        for guest in waiting:
-            _judge(guest, time.monotonic() - begin)
-        if any(not guest.is_settled for guest in waiting):
-            time.sleep(max(0.0, now + _ROUND - time.monotonic()))
+    with Doors() as doors:
+        while True:
+            waiting = [guest for guest in guests if not guest.is_settled]
+            if not waiting:
+                break
+            now = time.monotonic()
+            _look_at_all(waiting, doors)
+            for guest in waiting:
+                _judge(guest, time.monotonic() - begin)
+            if any(not guest.is_settled for guest in waiting):
+                time.sleep(max(0.0, now + _ROUND - time.monotonic()))
     failed = [guest for guest in guests if guest.problem is not None]
     if failed:
         raise SystemFailure(_tell(failed, guests), waited={guest.spec.name: guest.told() for guest in guests})
 
 
-def _look_at_all(guests: t.Sequence[Awaited]) -> None:
+def _look_at_all(guests: t.Sequence[Awaited], doors: Doors) -> None:
     _find_addresses([guest for guest in guests if guest.goal != CLOUD_INIT])
-    _ask_for_ssh([guest for guest in guests if guest.goal == SSH and guest.addresses])
+    _ask_for_ssh([guest for guest in guests if guest.goal == SSH and guest.addresses], doors)
     for guest in guests:
         if guest.goal == ADDRESS and guest.addresses:
             guest.reached, guest.stage = True, "it has an address"
@@ -205,11 +208,10 @@ def _why_no_address(guest: Awaited, silent: t.Sequence[str]) -> str:
     return f"the host's DHCP servers have leased none to {macs}, its neighbour tables know none{agent}"
 
 
-def _ask_for_ssh(guests: t.Sequence[Awaited]) -> None:
-    """Connect to all at once, and wait a moment for what a server says first (RFC 4253, section 4.2)."""
+def _ask_for_ssh(guests: t.Sequence[Awaited], doors: Doors) -> None:
     if not guests:
         return
-    said = _banners(list(dict.fromkeys(address for guest in guests for address in guest.addresses)), timeout=_CONNECT)
+    said = doors.listen(dict.fromkeys(address for guest in guests for address in guest.addresses), timeout=_CONNECT)
     for guest in guests:
         guest.stage = "; ".join(
             f"it has the address {address}, where port {SSH_PORT} {said[address]}" for address in guest.addresses
@@ -219,50 +221,84 @@ def _ask_for_ssh(guests: t.Sequence[Awaited]) -> None:
                 guest.reached, guest.stage = True, f"{address} answers with {said[address]}"
 
 
-def _banners(addresses: t.Sequence[str], *, timeout: float) -> dict[str, str]:
-    """Address -> the server's first line, or what is wrong."""
-    found = dict.fromkeys(addresses, "does not answer")
-    heard = dict.fromkeys(addresses, b"")
-    deadline = time.monotonic() + timeout
-    with contextlib.ExitStack() as stack:
-        poll = select.poll()
-        connections: dict[int, tuple[str, socket.socket]] = {}
-        for address in addresses:
-            connection = stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET))
-            connection.setblocking(False)
-            code = connection.connect_ex((address, SSH_PORT))
-            if code not in (0, errno.EINPROGRESS):
-                found[address] = f"cannot be reached ({os.strerror(code)})"
-                continue
-            connections[connection.fileno()] = (address, connection)
-            poll.register(connection, select.POLLIN)
-        while connections and time.monotonic() < deadline:
+class Doors:
+    """Connections to servers, kept from round to round: one in a busy guest may need many seconds for its first line.
+
+    That line is what a server says first (RFC 4253, section 4.2).
+    """
+
+    def __init__(self) -> None:
+        self._open: dict[str, tuple[socket.socket, float]] = {}
+        self._heard: dict[str, bytes] = {}
+
+    def __enter__(self) -> Doors:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        for address in list(self._open):
+            self._shut(address)
+
+    def listen(self, addresses: t.Iterable[str], *, timeout: float) -> dict[str, str]:
+        """Address -> the server's first line, or how far it came; waits a moment for the silent ones."""
+        found = {address: self._knock(address) for address in addresses}
+        deadline = time.monotonic() + timeout
+        while "" in found.values() and time.monotonic() < deadline:
+            poll = select.poll()
+            waiting = {self._open[address][0].fileno(): address for address, said in found.items() if not said}
+            for number in waiting:
+                poll.register(number, select.POLLIN)
             for number, _event in poll.poll(max(deadline - time.monotonic(), 0.001) * 1000):
-                address, connection = connections[number]
-                said = _hear(connection, heard, address)
-                if said is not None:
-                    found[address] = said
-                    poll.unregister(number)
-                    del connections[number]
-    return found
+                found[waiting[number]] = self._hear(waiting[number])
+        return {address: said or "does not answer yet" for address, said in found.items()}
+
+    def _knock(self, address: str) -> str:
+        if address in self._open:
+            connection, opened = self._open[address]
+            patience = _KEEP if _is_connected(connection) else _RING
+            if time.monotonic() < opened + patience:
+                return ""
+            self._shut(address)  # the guest may have come up, or booted again, meanwhile
+        connection = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+        connection.setblocking(False)
+        self._open[address] = (connection, time.monotonic())
+        self._heard[address] = b""
+        code = connection.connect_ex((address, SSH_PORT))
+        if code in (0, errno.EINPROGRESS):
+            return ""
+        self._shut(address)
+        return f"cannot be reached ({os.strerror(code)})"
+
+    def _hear(self, address: str) -> str:
+        """What was heard, or why nothing will be; empty while there may be more."""
+        try:
+            received = self._open[address][0].recv(_BANNER_LENGTH)
+        except BlockingIOError:
+            return ""
+        except OSError as error:
+            self._shut(address)
+            return f"cannot be reached ({error.strerror or error})"
+        self._heard[address] += received
+        *lines, _rest = self._heard[address].split(b"\n")
+        banner = next((line for line in lines if line.startswith(b"SSH-")), None)  # others may come before it
+        if banner is not None:
+            said = "".join(filter(str.isprintable, banner.decode("ascii", "replace")))[:255]
+        elif not received or len(self._heard[address]) > _BANNER_LENGTH:
+            said = "is open and does not speak SSH"
+        else:
+            return ""
+        self._shut(address)
+        return said
+
+    def _shut(self, address: str) -> None:
+        self._open.pop(address)[0].close()
 
 
-def _hear(connection: socket.socket, heard: dict[str, bytes], address: str) -> t.Optional[str]:
-    """The line that begins with SSH-, or why there will be none; None while there may be more."""
+def _is_connected(connection: socket.socket) -> bool:
     try:
-        received = connection.recv(_BANNER_LENGTH)
-    except BlockingIOError:
-        return None
-    except OSError as error:
-        return f"cannot be reached ({error.strerror or error})"
-    heard[address] += received
-    *lines, _rest = heard[address].split(b"\n")
-    for line in lines:  # a server may say something else before
-        if line.startswith(b"SSH-"):
-            return "".join(filter(str.isprintable, line.decode("ascii", "replace")))[:255]
-    if not received or len(heard[address]) > _BANNER_LENGTH:
-        return "is open and does not speak SSH"
-    return None
+        connection.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 def _look_at_cloud_init(guest: Awaited) -> None:

@@ -124,7 +124,7 @@ def test_what_is_known_is_of_the_nics_own_network() -> None:
         (b"Welcome\r\nSSH-2.0-dropbear\r\n", "SSH-2.0-dropbear"),
         (b"HTTP/1.0 400 Bad Request\r\n", "is open and does not speak SSH"),
         (b"", "is open and does not speak SSH"),
-        (None, "does not answer"),
+        (None, "does not answer yet"),
     ],
 )
 def test_an_ssh_server_is_known_by_its_first_line(
@@ -144,14 +144,31 @@ def test_an_ssh_server_is_known_by_its_first_line(
         thread = threading.Thread(target=serve)
         thread.start()
         timeout = 20.0 if said is not None else 0.3
-        assert _waiting._banners(["127.0.0.1"], timeout=timeout) == {"127.0.0.1": heard}
+        with _waiting.Doors() as doors:
+            assert doors.listen(["127.0.0.1"], timeout=timeout) == {"127.0.0.1": heard}
         thread.join()
 
 
 def test_a_closed_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setattr(_waiting, "SSH_PORT", server.getsockname()[1])
-    assert _waiting._banners(["127.0.0.1"], timeout=20) == {"127.0.0.1": "cannot be reached (Connection refused)"}
+    with _waiting.Doors() as doors:
+        for _round in range(2):
+            said = doors.listen(["127.0.0.1"], timeout=20)
+            assert said == {"127.0.0.1": "cannot be reached (Connection refused)"}
+
+
+def test_a_slow_server_is_listened_to_over_one_connection_for_many_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, _waiting.Doors() as doors:
+        monkeypatch.setattr(_waiting, "SSH_PORT", server.getsockname()[1])
+        for _round in range(3):
+            assert doors.listen(["127.0.0.1"], timeout=0.05) == {"127.0.0.1": "does not answer yet"}
+        client, _address = server.accept()
+        with client:
+            client.sendall(b"SSH-2.0-")
+            assert doors.listen(["127.0.0.1"], timeout=0.05) == {"127.0.0.1": "does not answer yet"}
+            client.sendall(b"Slow\r\n")
+            assert doors.listen(["127.0.0.1"], timeout=20) == {"127.0.0.1": "SSH-2.0-Slow"}
 
 
 def test_an_address_is_asked_by_one_that_it_can_answer() -> None:
