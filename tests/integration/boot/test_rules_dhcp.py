@@ -135,6 +135,7 @@ def test_a_plain_process_is_taken_over_with_its_leases_and_given_back(host: Syst
     host.assert_rests(MODULE, plain)
 
 
+@pytest.mark.slow
 def test_static_leases_are_read_without_a_restart(host: SystemHost, guest: Host) -> None:
     host.converge(MODULE, SERVER)
     pid = prop(host, "MainPID")
@@ -155,6 +156,7 @@ def test_absent_leaves_nothing(host: SystemHost) -> None:
     host.assert_rests(MODULE, {"name": "lab", "state": "absent"})
 
 
+@pytest.mark.slow
 def test_a_configuration_that_does_not_start_is_put_back(host: SystemHost, guest: Host) -> None:
     host.converge(MODULE, SERVER)
     first, configuration = lease(guest), host.out("cat", CONFIGURATION)
