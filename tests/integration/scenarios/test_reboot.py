@@ -164,7 +164,11 @@ def test_after_a_reboot_everything_is_back(
         lan = Lan(outside, MAC)
         host = SystemHost(
             python_path,
-            files={"/etc/systemd/network/eth0.network": UPLINK, "/root/key": ((tmp_path / "key").read_text(), 0o600)},
+            files={
+                "/etc/systemd/network/eth0.network": UPLINK,
+                "/etc/resolv.conf": "nameserver 10.77.0.1\n",
+                "/root/key": ((tmp_path / "key").read_text(), 0o600),
+            },
             enable=["systemd-networkd"],
             wire=lan.wire,
             binds=debian_guest.binds,
