@@ -26,6 +26,7 @@ extends_documentation_fragment:
 requirements:
   - QEMU, and C(qemu-img) where disks are made
   - C(genisoimage), C(mkisofs), C(xorriso) or the Python library C(pycdlib) where a cloud-init seed is made
+  - UEFI firmware, and C(swtpm), for guests that have them
 options:
   name:
     description:
