@@ -25,7 +25,6 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _agent_resource,
     _images,
     _snapshots,
-    _spec,
     _store,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places, defined_guests
@@ -35,6 +34,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
 
 _AGENT_TIMEOUT = 10.0
+_LONGEST_CHAIN = 32
 _IN_CHECK_MODE = "In check mode this is only a warning, because an earlier task may change it."
 
 
@@ -352,7 +352,7 @@ def _refuse_bases(wish: Wish, guest: Guest) -> None:
     for name in defined_guests():
         definition = _store.read_definition(name)
         for other in definition.spec.disks if definition is not None and name != wish.guest else ():
-            needed = [files[image.identity] for image in _below(other, name) if image.identity in files]
+            needed = [files[image.identity] for image in _below(other.path) if image.identity in files]
             if needed:
                 raise Refused(
                     f"the disk {other.path} of guest {name} is built on {needed[0]}, which would change below it. "
@@ -360,11 +360,16 @@ def _refuse_bases(wish: Wish, guest: Guest) -> None:
                 )
 
 
-def _below(disk: _spec.Disk, guest: str) -> list[_images.Image]:
-    """The images that a disk is built on, as far as they can be read."""
+def _below(path: str) -> t.Iterator[_images.Image]:
+    """The images that a disk is built on, wherever they are, as far as they can be read."""
     with contextlib.suppress(LabspanError, OSError):
-        return _images.chain(disk.path, _images.bounds(disk, guest))[1:]
-    return []
+        image = _images.inspect(path)
+        for _step in range(_LONGEST_CHAIN):
+            if image is None or image.external or image.backing is None:
+                return
+            image = _images.inspect(image.backing)
+            if image is not None:
+                yield image
 
 
 def _plan_absence(wish: Wish, guest: Guest) -> list[Change]:

@@ -111,7 +111,8 @@ def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(guests: Guests) -
     guests.converge("gs-d", state="stopped", disks=[{"size": "8M", "format": "raw"}])
     guests.converge("gs-e", state="stopped")
     path = f"{STATE}/gs-c/disk0.qcow2"
-    guests.converge("gs-f", state="stopped", disks=[{"base_image": path}])
+    guests.converge("gs-f", state="stopped", disks=[{"size": "8M"}])
+    guests.host.run("qemu-img", "rebase", "-u", "-b", path, "-F", "qcow2", f"{STATE}/gs-f/disk0.qcow2")
     good(snapshot(guests, "gs-c", "one"))
 
     def refuse(name: str, word: str, **options: t.Any) -> str:
