@@ -15,6 +15,11 @@ description:
   - An option that is left out leaves a guest as it is defined, or takes the default for a new one.
   - QEMU runs as an account without privileges and in a sandbox. Taps and sockets are opened for it, so that a tap may belong to
     root.
+  - While a guest runs, NICs and disks that O(nics) and O(disks) gain are plugged in, those that they lose are pulled out, CDs are
+    changed and cables are plugged and pulled. The guest's own system has to take part in what is pulled out. On C(q35) and C(virt)
+    there is room for four more than the guest was started with, and on the buses C(ide) and C(sata) nothing can come or go.
+  - A NIC with the address or on the tap of one that is there, and a disk with the path of one that is there, is that one. When
+    it is to be different otherwise, it waits for a restart.
   - A change that a running guest cannot take is reported in RV(guests[].pending_restart) and as a warning, unless O(restart) allows
     the restart.
   - Disks are made exclusively, never over a file that is there. They are never shrunk, and removed only with O(remove_disks=true).
@@ -55,7 +60,9 @@ options:
         type: str
         choices: [running, stopped, paused, restarted, absent]
       memory: &memory
-        description: The memory, as MiB or with a unit as in V(2G). The default for a new guest is V(512).
+        description:
+          - The memory, as MiB or with a unit as in V(2G). The default for a new guest is V(512).
+          - It changes while the guest runs only if the guest has a O(guests[].balloon), and up to what the guest was started with.
         type: str
       cpus: &cpus
         description: The number of processors. The default for a new guest is V(1).
@@ -608,6 +615,18 @@ EXAMPLES = r"""
     limits:
       cpu_quota: 50
       memory_max: 3G
+
+- name: Plug one more NIC and disk into a guest that runs; without them in the lists, they are pulled out again
+  labspan.vmnet.qemu_guest:
+    name: vm1
+    disks:
+      - base_image: /var/lib/libvirt/images/debian-12.qcow2
+        size: 20G
+      - path: /var/lib/labspan/guests/vm1/data.qcow2
+        size: 5G
+    nics:
+      - bridge: br0
+      - bridge: br1
 
 - name: Shut a guest down, and do not wait for more than half a minute
   labspan.vmnet.qemu_guest:

@@ -111,7 +111,8 @@ class Qmp:
         deadline = time.monotonic() + self._timeout
         try:
             sent = self._socket.sendmsg([request], [rights])
-            self._socket.sendall(request[sent:])
+            if sent < len(request):
+                self._socket.sendall(request[sent:])
         except OSError as error:
             raise QmpClosed(f"QEMU closed its control socket {self._path} ({error.strerror or error}).") from error
         self._answer("getfd", deadline)

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import socket
+import struct
 import threading
 import typing as t
 
@@ -110,3 +112,41 @@ def test_a_socket_is_for_its_account_only_and_replaces_a_stale_one(tmp_path: pat
             assert path.stat().st_mode & 0o777 == 0o600
     with pytest.raises(SystemFailure, match="too long for a socket"):
         _qmp.listen("/tmp/" + "x" * 108, -1, -1)
+
+
+def test_events_wait_until_they_are_asked_for(tmp_path: pathlib.Path) -> None:
+    gone = {"event": "DEVICE_DELETED", "data": {"device": "nic0"}}
+    qemu = Qemu(tmp_path / "q", [GREETING], [{"return": {}}], [gone, {"return": {}}, {"event": "RESUME"}])
+    with qemu, _qmp.Qmp(str(tmp_path / "q"), timeout=10) as qmp:
+        qmp.greet()
+        qmp.execute("device_del", id="nic0")
+        assert qmp.event(10) == gone
+        assert qmp.event(10) == {"event": "RESUME"}
+
+
+def test_no_event_is_waited_for_longer_than_said(tmp_path: pathlib.Path) -> None:
+    with _qmp.listen(str(tmp_path / "q"), -1, -1), _qmp.Qmp(str(tmp_path / "q"), timeout=10) as qmp:
+        assert qmp.event(0.05) is None
+
+
+def test_a_file_is_handed_over_with_its_name(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "q")
+    (tmp_path / "file").write_text("content", encoding="utf-8")
+    heard: list[t.Any] = []
+
+    def serve() -> None:
+        connection, _address = listener.accept()
+        with connection:
+            request, rights, _flags, _peer = connection.recvmsg(1 << 16, socket.CMSG_SPACE(4))
+            (descriptor,) = struct.unpack("i", rights[0][2])
+            with os.fdopen(descriptor, encoding="utf-8") as file:
+                heard.extend([json.loads(request), file.read()])
+            connection.sendall(b'{"return": {}}\r\n')
+
+    with _qmp.listen(path, -1, -1) as listener, (tmp_path / "file").open("rb") as file:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with _qmp.Qmp(path, timeout=10) as qmp:
+            qmp.hand_over("net1-queue0", file.fileno())
+        thread.join(10)
+    assert heard == [{"execute": "getfd", "arguments": {"fdname": "net1-queue0"}}, "content"]
