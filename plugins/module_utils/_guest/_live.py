@@ -180,6 +180,7 @@ class _Match:
         self.again: list[Device] = []
         self.pending: list[str] = []
         asked, had = keys(kind, wanted), keys(kind, [device.what for device in have])
+        self._asked = asked
         self.result = list(have)
         #: Those that stay, with what is wanted of them.
         self.stay = [(device, wanted[asked.index(key)]) for device, key in zip(have, had) if key in asked]
@@ -224,7 +225,15 @@ class _Match:
                 continue
             device = Device(what, found)
             self.come.append(device)
-            self.result.insert(min(index, len(self.result)), device)
+            self.result.insert(self._position(index), device)
+
+    def _position(self, index: int) -> int:
+        """Where a new one belongs: behind the one before it in the list, or before the one behind it."""
+        there = keys(self.kind, [device.what for device in self.result])
+        for key in reversed(self._asked[:index]):
+            if key in there:
+                return there.index(key) + 1
+        return next((there.index(key) for key in self._asked[index + 1 :] if key in there), len(there))
 
     def lost(self, attached: t.Collection[str], room: _Room) -> None:
         """Find those that are recorded, and that the guest has not got."""
