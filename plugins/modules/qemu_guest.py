@@ -268,8 +268,9 @@ options:
             type: str
           datasource:
             description:
-              - With O(guests[].cloud_init.delivery=smbios), what the data source is called. V(nocloud) is what cloud-init 24.1 and later
-                want, V(nocloud-net) is for older ones that do not take it. The default is V(nocloud).
+              - With O(guests[].cloud_init.delivery=smbios), what the data source is called. The default is V(nocloud), which cloud-init 24.1 and
+                later want.
+              - Older ones, as that of Debian 12, need V(nocloud-net). With V(nocloud) they fetch the seed and then do not heed it.
             type: str
             choices: [nocloud, nocloud-net]
       tpm: &tpm

@@ -26,7 +26,8 @@ SMBIOS = "smbios"
 NONE = "none"
 DELIVERIES = (ISO, SMBIOS, NONE)
 
-#: Names of the data source as the guest's serial number has them; cloud-init 24.1 deprecated the second one.
+#: Names of the data source as the guest's serial number has them; cloud-init 24.1 deprecated the second one, and
+#: before it only the second one waits for the network.
 DATASOURCES = ("nocloud", "nocloud-net")
 
 #: Option -> the file of the seed with its content.

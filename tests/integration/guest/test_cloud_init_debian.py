@@ -193,7 +193,8 @@ def test_a_debian_fetches_its_seed_from_a_web_server(
             memory="512",
             disks=[{"base_image": str(debian_guest.disk)}],
             nics=[{"bridge": "br0", "mac": MAC}],
-            cloud_init={"delivery": "smbios", "seed_url": "http://192.168.100.1:8000/"},
+            # Debian 12 has cloud-init 22.4, which fetches what "nocloud" names and then does not heed it.
+            cloud_init={"delivery": "smbios", "seed_url": "http://192.168.100.1:8000/", "datasource": "nocloud-net"},
             **debian_guest.boot,
         )
         guest = Login.make(host, "192.168.100.69", key, server)
