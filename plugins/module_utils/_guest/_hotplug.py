@@ -212,18 +212,37 @@ def set_medium(change: SetMedium) -> None:
     disk = t.cast(Disk, change.after)
     part = Part(change.device)
     with _connection(change.guest) as qmp:
+        old = _medium(qmp, part.id)
+        node = f"image{part.number}"
+        new = f"{node}-next" if old == node else node
         try:
-            _open_tray(qmp, change)
-            qmp.execute("blockdev-remove-medium", id=part.id)
-            _close_image(qmp, f"image{part.number}")
+            # Opened first: what cannot be opened takes nothing out of the drive.
             for words in _argv.image_words(disk, part)[1:]:
-                qmp.execute("blockdev-add", **arguments(words, head="driver"))
-                qmp.execute("blockdev-insert-medium", **{"id": part.id, "node-name": f"image{part.number}"})
+                qmp.execute("blockdev-add", **{**arguments(words, head="driver"), "node-name": new})
+            try:
+                _open_tray(qmp, change)
+            except SystemFailure:
+                if disk.path:
+                    _close_image(qmp, new)
+                raise
+            if old is not None:
+                qmp.execute("blockdev-remove-medium", id=part.id)
+                _close_image(qmp, old)
+            if disk.path:
+                qmp.execute("blockdev-insert-medium", **{"id": part.id, "node-name": new})
             qmp.execute("blockdev-close-tray", id=part.id)
         except _qmp.QmpError as error:
             raise SystemFailure(
                 f"the CD in drive {part.number} of guest {change.guest} cannot be changed: {error.reason.rstrip('.')}."
             ) from error
+
+
+def _medium(qmp: _qmp.Qmp, drive: str) -> t.Optional[str]:
+    """What QEMU calls the image in a drive."""
+    for block in qmp.execute("query-block"):
+        if block.get("qdev") == drive and "inserted" in block:
+            return str(block["inserted"]["node-name"])
+    return None
 
 
 def _open_tray(qmp: _qmp.Qmp, change: SetMedium) -> None:

@@ -15,12 +15,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import operator
+import os
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _slots
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._slots import Live, Part
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import SYSTEMD, Disk, GuestSpec, Nic
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 
 if t.TYPE_CHECKING:  # pragma: no cover
@@ -33,6 +35,8 @@ DISK_HARDWARE = ("path", "format", "bus", "read_only", "media")
 # What makes one of the list the same as one of the guest, though it may be different.
 _IDENTITY = {"NIC": ("mac", "tap"), "disk": ("path",)}  # an empty drive has none
 _HARDWARE = {"NIC": NIC_HARDWARE, "disk": DISK_HARDWARE}
+# What a service does not see of the host, or not as it is.
+_HIDDEN = ("/dev/", "/home/", "/root/", "/run/user/", "/tmp/", "/var/tmp/")
 _PREFIX = {"NIC": "nic", "disk": "disk"}
 
 
@@ -132,7 +136,7 @@ def outcome(have: GuestState, want: Want, *, reachable: bool) -> Outcome:
     disks = _match("disk", map(Device, spec.disks, now.disks), want.spec.disks)
     for match in (nics, disks):
         match.let_go(spec, reachable)
-    room = _Room(spec, now, have.attached or (), nics, disks)
+    room = _Room(definition, now, have.attached or (), nics, disks)
     for match in (nics, disks):
         match.take(room, reachable)
         if have.attached is not None:
@@ -250,8 +254,10 @@ class _Match:
 class _Room:
     """Where a running guest can still take something."""
 
-    def __init__(self, spec: GuestSpec, now: Live, attached: t.Collection[str], *matches: _Match) -> None:
-        self._spec = spec
+    def __init__(self, definition: Definition, now: Live, attached: t.Collection[str], *matches: _Match) -> None:
+        self._spec = definition.spec
+        self._confined = definition.manager == SYSTEMD
+        self._words = now.argv
         stay = [device.part for match in matches for device in match.result]
         leave = [device.part for match in matches for device in match.leave]
         self._all_ports = _slots.ports_of(now.argv)
@@ -265,6 +271,8 @@ class _Room:
         bus = what.bus if isinstance(what, Disk) else "pci"
         if bus in ("ide", "sata"):
             return f": disks on {bus} are not plugged in while a guest runs"
+        if isinstance(what, Disk) and self._confined and self._out_of_reach(what):
+            return ": the unit of the running guest lets it open only what it was started with there"
         if bus == "scsi":
             if not self._scsi:
                 return ": the running guest has no SCSI controller"
@@ -278,6 +286,13 @@ class _Room:
         if not self._ports:
             return f": all {len(self._all_ports)} PCI Express ports of the running guest are taken"
         return Part(self._identity(kind), self._ports.pop(0))
+
+    def _out_of_reach(self, disk: Disk) -> bool:
+        """Whether a service's view of the file system is fixed without this file in it."""
+        if any(word.endswith(f"file.filename={disk.path}") for word in self._words):
+            return False
+        inside = os.path.dirname(disk.path) == Places(self._spec.name).state
+        return not inside and (not disk.read_only or disk.path.startswith(_HIDDEN))
 
     def takes(self, device: Device) -> bool:
         """Whether a device that has a place can be plugged in there again."""

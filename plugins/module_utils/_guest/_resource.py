@@ -319,6 +319,8 @@ class Guests(Resource[State]):
             problems += self._unless_checking(_vhost.problems(spec, None))
             own = {self._processes[spec.name].pid} if spec.name in self._processes else set()
             problems += _checks.tap_problems(spec, network, self.leaving() | own)
+            if wants[spec.name].definition.manager == _spec.SYSTEMD:
+                problems += _checks.service_problems(spec, network, _account(spec), running=_systemd.is_running())
             problems += self._unless_checking(
                 [_checks.missing_tap_problem(spec, tap) for tap in _checks.missing_taps(spec, network)]
             )

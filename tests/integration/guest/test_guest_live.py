@@ -153,6 +153,21 @@ def test_disks_cds_and_memory_change_while_the_guest_runs(
     assert not guests.converge("cg-d", **wanted)["changed"]
 
 
+def test_a_cd_that_cannot_be_opened_takes_none_out(guests: Guests, public_directory: pathlib.Path) -> None:
+    iso = make_image(public_directory / "cg-three.iso", "1M", image_format="raw")
+    guests.converge("cg-c", disks=[{"media": "cdrom", "path": str(iso)}])
+    tell(guests, "cg-c", "blockdev-add", driver="null-co", **{"node-name": "image0-next"})  # the name is taken
+    other = make_image(public_directory / "cg-four.iso", "1M", image_format="raw")
+    message = guests.refuse("cg-c", disks=[{"media": "cdrom", "path": str(other)}])
+    assert "the CD in drive 0 of guest cg-c cannot be changed" in message
+    (drive,) = (block for block in tell(guests, "cg-c", "query-block") if block["qdev"] == "disk0")
+    assert drive["inserted"]["file"] == str(iso)
+    tell(guests, "cg-c", "blockdev-del", **{"node-name": "image0-next"})
+    guests.converge("cg-c", disks=[{"media": "cdrom", "path": str(other)}])
+    (drive,) = (block for block in tell(guests, "cg-c", "query-block") if block["qdev"] == "disk0")
+    assert drive["inserted"]["file"] == str(other)
+
+
 def test_a_guest_that_gives_nothing_back_keeps_it_and_the_task_says_so(guests: Guests) -> None:
     """No system runs in the guest that could answer: it is still asking its disks for one."""
     nics = [{"user": True, "mac": MAC}]
@@ -182,7 +197,7 @@ def test_a_balloon_that_nobody_moves_is_told_and_taken_back(guests: Guests) -> N
     assert not guests.converge("cg-b", balloon=True)["changed"]
 
 
-@pytest.mark.parametrize("machine", ["q35", "pc"])
+@pytest.mark.parametrize("machine", ["q35", pytest.param("pc", marks=pytest.mark.slow)])
 def test_all_that_can_be_plugged_in_is_and_is_the_same_after_a_restart(guests: Guests, machine: str) -> None:
     """Into a guest that is held before its first instruction, which is asked for nothing."""
     disks = [{"bus": "scsi", "size": "1M"}]

@@ -122,6 +122,37 @@ def test_a_crash_is_followed_by_a_start_and_a_power_off_is_not(host: SystemHost,
     host.converge("qemu_guest", {"name": "phoenix", "state": "absent"})
 
 
+def test_what_is_plugged_in_is_there_after_a_crash(host: SystemHost, tiny: dict[str, t.Any]) -> None:
+    host.converge("qemu_guest", {"name": "grown", **tiny})
+    host.run("ip", "link", "add", "grbr", "type", "bridge")
+    wanted = {**tiny, "nics": [*tiny["nics"], {"bridge": "grbr"}], "disks": [{"size": "1M"}]}
+    first = main_pid(host, "grown")
+    grown = host.converge("qemu_guest", {"name": "grown", **wanted})
+    assert grown["guest"]["pending_restart"] == []
+    assert main_pid(host, "grown") == first
+    tap = grown["guest"]["nics"][1]["tap"]
+    link = host.link(tap)
+    assert link is not None
+    assert "LOWER_UP" in link["flags"]  # somebody holds it
+    assert f"ifname={tap}" in host.out("cat", DROP_IN.format("grown"))
+    host.assert_rests("qemu_guest", {"name": "grown", **wanted})
+
+    host.converge("tap_device", {"name": "grtap", "owner": "root"})
+    message = host.refuse("qemu_guest", {"name": "grown", **wanted, "nics": [*wanted["nics"], {"tap": "grtap"}]})
+    assert "the tap grtap belongs to root" in message
+
+    host.run("kill", "-9", str(first))
+    await_condition(lambda: main_pid(host, "grown") not in (0, first), "a new process after the crash")
+    await_condition(lambda: has_said(host, "grown", "ready"), "the guest after the crash")
+    words = host.out("cat", f"/proc/{main_pid(host, 'grown')}/cmdline")
+    assert tap in words
+    assert "disk0.qcow2" in words
+    host.assert_rests("qemu_guest", {"name": "grown", **wanted})
+    host.converge("qemu_guest", {"name": "grown", "state": "absent", "remove_disks": True})
+    assert host.link(tap) is None
+    host.converge("tap_device", {"name": "grtap", "state": "absent"})
+
+
 def test_systemctl_stop_presses_the_power_button_and_waits(host: SystemHost, tiny: dict[str, t.Any]) -> None:
     host.converge("qemu_guest", {"name": "willing", **tiny})
     host.run("systemctl", "stop", unit("willing"))

@@ -179,6 +179,20 @@ def test_the_plan_and_what_has_to_wait(
     assert sentences(running(before), want(after)) == (actions, pending)
 
 
+def test_what_a_service_cannot_see_waits() -> None:
+    have = running(spec())
+    have = dataclasses.replace(have, definition=dataclasses.replace(definition(spec()), manager="systemd"))
+    own = Disk("/var/lib/labspan/guests/vm1/b.raw", "raw", "virtio")
+    actions, pending = sentences(have, want(spec(disks=(disk("a"), own, disk("c", read_only=True)))))
+    assert [action for action in actions if action.startswith("Plug")] == [
+        f"Plug disk {own.path} into",
+        "Plug disk /c into",
+    ]
+    assert pending == [
+        "disk 0 (/a) is not attached: the unit of the running guest lets it open only what it was started with there"
+    ]
+
+
 def test_names_and_places_are_those_of_this_process_and_never_used_twice() -> None:
     have = running(spec(nics=TWO))
     for wanted in ((nic(2), nic(3)), (nic(3), nic(1)), (nic(1), nic(4), nic(5))):
