@@ -161,8 +161,8 @@ class Bridges(Resource[BridgesState]):
         # One send: the kernel carries out all of it before anything can interrupt this process, so that no bridge is
         # ever left without its owner's mark.
         requests = [
-            _netlink.create_bridge(bridge.name),
-            _netlink.set_link(bridge.name, alias=bridge.alias, mac=bridge.mac_address, mtu=bridge.mtu),
+            _netlink.create_bridge(bridge.name, bridge.mac_address),
+            _netlink.set_link(bridge.name, alias=bridge.alias, mtu=bridge.mtu),
             _netlink.set_bridge(bridge.name, {key: int(value) for key, value in settings.items()}),
         ]
         refusals = self._netlink.send(requests)

@@ -166,9 +166,13 @@ class Netlink:
         return self._wire.dump(what, kind, _encode(message))
 
 
-def create_bridge(name: str) -> Request:
-    """A bridge, down and with the kernel's defaults; an interface of that name is an error."""
-    attrs = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", "bridge")]})]
+def create_bridge(name: str, mac: str) -> Request:
+    """A bridge, down and with the kernel's defaults but for its address; an interface of that name is an error.
+
+    udev would give an address of its own to one that has the kernel's, if only for a moment.
+    """
+    kind = {"attrs": [("IFLA_INFO_KIND", "bridge")]}
+    attrs = [("IFLA_IFNAME", name), ("IFLA_ADDRESS", mac), ("IFLA_LINKINFO", kind)]
     return Request(_RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _message("link", attrs=attrs))
 
 

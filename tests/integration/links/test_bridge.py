@@ -478,7 +478,7 @@ def test_an_account_without_the_capability_is_told_so(host: Host) -> None:
             *host.argv("setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin", host.interpreter, "-c"),
             "from ansible_collections.labspan.vmnet.plugins.module_utils import _netlink, _links\n"
             "from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change\n"
-            "refusal = _netlink.Netlink().send([_netlink.create_bridge('br0')])[0]\n"
+            "refusal = _netlink.Netlink().send([_netlink.create_bridge('br0', '02:00:00:00:00:01')])[0]\n"
             "print(_links.failure(Change('bridge br0', 'Create bridge br0', None, None), refusal))",
         ],
         capture_output=True,

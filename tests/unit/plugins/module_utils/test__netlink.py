@@ -37,11 +37,11 @@ def nested(found: dict[int, bytes], *path: int) -> dict[int, bytes]:
 
 
 def test_a_bridge_is_created_and_never_taken_over() -> None:
-    (_length, kind, flags, sequence, _port), _raw = encoded(_netlink.create_bridge("br0"))
+    (_length, kind, flags, sequence, _port), _raw = encoded(_netlink.create_bridge("br0", "02:00:00:00:00:01"))
     assert (kind, sequence) == (NEWLINK, 7)
     assert flags & (CREATE | EXCL) == CREATE | EXCL
-    found = attributes(_netlink.create_bridge("br0"))
-    assert found[3] == b"br0\0"
+    found = attributes(_netlink.create_bridge("br0", "02:00:00:00:00:01"))
+    assert (found[1], found[3]) == (bytes.fromhex("020000000001"), b"br0\0")
     assert nested(found, 18)[1] == b"bridge\0"
 
 
