@@ -102,6 +102,7 @@ def log(unit: str, *, lines: int = 10) -> str:
     journalctl = _deps.find_program("journalctl")
     if journalctl is None:
         return ""
+    _commands.run([journalctl, "--sync"])  # what was said a moment ago may still be on its way
     command = [journalctl, "--no-pager", "--quiet", "-b", "-o", "cat", "-n", str(lines), "-u", unit]
     return _commands.run(command).stdout.strip()
 

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import grp
 import os
+import time
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _links, _process, _systemd
@@ -21,6 +22,9 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places impor
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import NONE, SYSTEMD, GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Unit
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
+
+#: How long the journal of a busy host may take to hear of what QEMU said.
+_JOURNAL_TIMEOUT = 2.0
 
 _WANTS = f"{_units.UNITS}/multi-user.target.wants"
 
@@ -152,13 +156,19 @@ def ended(names: t.Iterable[str]) -> None:
 
 def said(name: str) -> str:
     """The last words of the guest's QEMU, from the journal."""
+    deadline = time.monotonic() + _JOURNAL_TIMEOUT
+    words = _words(name)
+    while not words and time.monotonic() < deadline:
+        time.sleep(0.1)
+        words = _words(name)
+    return (" | ".join(words) or "nothing").rstrip(".")
+
+
+def _words(name: str) -> list[str]:
     unit = _units.unit(name)
     lines = [line.strip() for line in _systemd.log(unit, lines=20).splitlines()]
     # The journal has systemd's own words about the unit, too.
-    words = [
-        line for line in lines if line and not line.startswith((f"{unit}:", f"Starting {unit}", f"Started {unit}"))
-    ]
-    return (" | ".join(words) or "nothing").rstrip(".")
+    return [line for line in lines if line and not line.startswith((f"{unit}:", f"Starting {unit}", f"Started {unit}"))]
 
 
 def read_file(path: str) -> t.Optional[str]:
