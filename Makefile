@@ -130,7 +130,7 @@ unit: ## Run the unit tests on each ansible-core, and what managed hosts run on 
 # The tests wait more than they compute: one more at a time than there are cores.
 PARALLEL := -n $(shell echo $$(( $$(nproc) + 1 ))) --dist loadfile
 # What depends on the controller's version, or on the libraries of the managed host.
-VERSIONED := $(addprefix tests/integration/,links firewall dhcp lab scenarios uplink/test_move.py uplink/test_over_ssh.py)
+VERSIONED := $(addprefix tests/integration/,links firewall dhcp lab scenarios/test_scenarios.py uplink/test_move.py uplink/test_over_ssh.py)
 
 .PHONY: integration
 integration: ## Run the integration tests in namespaces: newest ansible-core and pyroute2, then the oldest of both

@@ -108,6 +108,7 @@ def add_bridge(host: Host, name: str, address: str) -> None:
     host.converge("linux_bridge", {"name": name, "addresses": [address]})
 
 
+@pytest.mark.slow
 def test_a_debian_has_the_name_users_addresses_and_routes_of_the_notes(
     guests: Guests, debian_guest: DebianGuest, tmp_path: pathlib.Path
 ) -> None:
