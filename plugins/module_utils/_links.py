@@ -42,6 +42,15 @@ def note_of(alias: str) -> str:
     return alias.partition(" ")[2] if alias.startswith(OWNER_PREFIX) else ""
 
 
+def read_alias(interface: str) -> t.Optional[str]:
+    """The alias of an interface, without netlink; None when it is not there."""
+    try:
+        with open(f"/sys/class/net/{interface}/ifalias", encoding="utf-8", errors="replace") as file:
+            return file.read().rstrip("\n")
+    except OSError:
+        return None
+
+
 def alias_of(network: str, note: str = "") -> str:
     """The alias of an interface of this network."""
     return f"{OWNER_PREFIX}{network} {note}".rstrip()

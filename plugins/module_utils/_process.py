@@ -30,6 +30,8 @@ _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 _FIRST_HANDED_OVER = 3
 _PARKING = 512
 
+_LONGEST_PID_FILE = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Process:
@@ -140,8 +142,9 @@ def here() -> t.Iterator[tuple[Process, list[str]]]:
 def read_pid_file(path: str) -> t.Optional[Process]:
     """The living process that the file names; None when it is gone, whatever has its number now."""
     try:
-        with open(path, encoding="ascii") as file:
-            pid, started = file.read().split()[:2]
+        # The directory may be an unprivileged account's: a pipe there is not waited for, nor is much read.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="ascii") as file:
+            pid, started = file.read(_LONGEST_PID_FILE).split()[:2]
         process = Process(int(pid), int(started))
     except (OSError, ValueError):
         return None

@@ -51,12 +51,14 @@ def disable(*units: str) -> None:
 
 
 def start(*units: str) -> None:
-    """Start the units and wait until they are up."""
+    """Start the units, as their files have them now, and wait until they are up."""
+    _heed_files(units)
     _units("start", units)
 
 
 def restart(*units: str) -> None:
-    """Start the units anew and wait until they are up."""
+    """Start the units anew, as their files have them now, and wait until they are up."""
+    _heed_files(units)
     _units("restart", units)
 
 
@@ -105,6 +107,13 @@ def log(unit: str, *, lines: int = 10) -> str:
     _commands.run([journalctl, "--sync"])  # what was said a moment ago may still be on its way
     command = [journalctl, "--no-pager", "--quiet", "-b", "-o", "cat", "-n", str(lines), "-u", unit]
     return _commands.run(command).stdout.strip()
+
+
+def _heed_files(units: t.Sequence[str]) -> None:
+    """A run that was killed may have written files of which systemd was not told."""
+    states = shows(units, "NeedDaemonReload").values()
+    if any(state.get("NeedDaemonReload") == "yes" for state in states):
+        daemon_reload()
 
 
 def _units(verb: str, units: t.Sequence[str]) -> None:

@@ -82,7 +82,7 @@ def read(path: str) -> t.Optional[str]:
 def networks() -> list[str]:
     """The networks that have files."""
     try:
-        return sorted(os.listdir(NETWORKS))
+        return sorted(entry.name for entry in os.scandir(NETWORKS) if entry.is_dir(follow_symlinks=False))
     except FileNotFoundError:
         return []
 

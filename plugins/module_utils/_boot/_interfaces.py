@@ -222,11 +222,8 @@ def _bridge_lasts(bridge: str) -> bool:
         return True
     if os.path.exists(_record.path_of(bridge)):
         return True
-    try:
-        with open(f"/sys/class/net/{bridge}/ifalias", encoding="utf-8", errors="replace") as file:
-            return _links.owner_of(file.read().strip()) is None
-    except OSError:
-        return False
+    alias = _links.read_alias(bridge)
+    return alias is not None and _links.owner_of(alias) is None
 
 
 def _foreign(names: t.Collection[str]) -> frozenset[str]:

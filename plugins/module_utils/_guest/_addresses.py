@@ -22,7 +22,7 @@ import os
 import re
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _dnsmasq
+from ansible_collections.labspan.vmnet.plugins.module_utils import _dhcp_unit, _dnsmasq
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _agent
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Nic
@@ -176,7 +176,8 @@ def _leases() -> t.Iterator[Lease]:
     now = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
     for path in sorted(glob.glob(glob.escape(_dnsmasq.Paths("").state) + "/*.leases")):
         network = os.path.basename(path)[: -len(".leases")]
-        bridge = _dnsmasq.bridge_of(_read(_dnsmasq.Paths(network).configuration))
+        places = (_dnsmasq.Paths(network).configuration, _dhcp_unit.configuration(network))
+        bridge = next(filter(None, (_dnsmasq.bridge_of(_read(path)) for path in places)), None)
         for lease in _dnsmasq.parse_leases(_read(path)):
             if lease.expires is None or lease.expires > now:
                 yield Lease(bridge, lease.mac, lease.address)

@@ -181,6 +181,7 @@ class Agent:
         self._socket.settimeout(self._timeout)
         try:
             self._socket.connect(self._path)
+            _qmp.check_peer(self._socket, self._path)
         except (BlockingIOError, socket.timeout):
             raise self._silent() from None
         except OSError as error:

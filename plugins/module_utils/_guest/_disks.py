@@ -63,11 +63,15 @@ def make(disk: Disk, guest: str, uid: int, gid: int, record: t.Callable[[MadeDis
     with contextlib.suppress(FileNotFoundError):
         os.unlink(temporary)
     try:
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-        _fill(_with_fetched_base(disk, guest), temporary)
-        os.chown(temporary, uid, gid)
-        found = os.stat(temporary)
-        made = MadeDisk(disk.path, found.st_dev, found.st_ino)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            _fill(_with_fetched_base(disk, guest), temporary)
+            found = os.fstat(file.fileno())
+            made = MadeDisk(disk.path, found.st_dev, found.st_ino)
+            if not dataclasses.replace(made, path=temporary).is_there():  # the directory may be somebody else's
+                raise Refused(f"somebody put another file in the place of {temporary} while it was made.")
+            os.fchown(file.fileno(), uid, gid)
+            os.fsync(file.fileno())  # else it could have its name after a power cut, and be empty
         record(made)
         os.link(temporary, disk.path)
     except FileExistsError:

@@ -3,9 +3,10 @@
 
 """Where the files of a guest are.
 
-Both directories belong to root: what is read back from them decides what root ends and removes, so the account that
-QEMU runs as must not be able to put anything there. QEMU gets its sockets as open descriptors, and its log is made for
-it.
+The directory in C(/var/lib) belongs to root: what is read back from it decides what root ends and removes, so the
+account that QEMU runs as must not be able to put anything there; files that it writes to are made for it. The one in
+C(/run) is root's, too, where QEMU gets its sockets as open descriptors. Under systemd it is the account's, so what is
+found there counts only when it has been looked at otherwise: a process by its command line, a socket by its owner.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """

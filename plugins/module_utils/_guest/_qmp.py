@@ -57,6 +57,16 @@ def listen(path: str, uid: int, gid: int) -> socket.socket:
     return listener
 
 
+def check_peer(connection: socket.socket, path: str) -> None:
+    """Raise unless whoever listens there is the owner of the directory.
+
+    Under systemd that is the guest's account, which could have put another guest's socket in the place of its own.
+    """
+    _pid, uid, _gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if uid != os.stat(os.path.dirname(path)).st_uid:
+        raise SystemFailure(f"what answers on {path} runs as another account (uid {uid}) than the guest's own.")
+
+
 class Qmp:
     """Use as a context manager; say C(greet) first."""
 
@@ -69,12 +79,16 @@ class Qmp:
         self._socket.settimeout(timeout)
         try:
             self._socket.connect(path)
+            check_peer(self._socket, path)
         except (BlockingIOError, socket.timeout):  # nobody has been accepted for so long that the queue is full
             self._socket.close()
             raise self._silent() from None
         except OSError as error:
             self._socket.close()
             raise QmpClosed(f"QEMU's control socket {path} does not answer ({error.strerror or error}).") from error
+        except SystemFailure:
+            self._socket.close()
+            raise
 
     def __enter__(self) -> Qmp:
         return self

@@ -8,7 +8,6 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import grp
 import os
@@ -16,6 +15,7 @@ import time
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _links, _process, _systemd
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _limits, _store, _tpm, _units
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
@@ -32,9 +32,9 @@ _WANTS = f"{_units.UNITS}/multi-user.target.wants"
 def read(name: str) -> Unit:
     """What systemd has of the guest, from its files alone."""
     return Unit(
-        read_file(_units.drop_in_path(name)),
+        _files.read(_units.drop_in_path(name)),
         os.path.lexists(os.path.join(_WANTS, _units.unit(name))),
-        read_file(_tpm.drop_in_path(name)),
+        _files.read(_tpm.drop_in_path(name)),
     )
 
 
@@ -88,18 +88,10 @@ def _networks(spec: GuestSpec) -> list[str]:
         return [spec.network]
     found = set()
     for nic in spec.nics:
-        owner = nic.bridge or (_links.owner_of(_alias(nic.tap)) if nic.tap is not None else None)
+        owner = nic.bridge or (_links.owner_of(_links.read_alias(nic.tap) or "") if nic.tap is not None else None)
         if owner is not None:
             found.add(owner)
     return sorted(found)
-
-
-def _alias(interface: str) -> str:
-    try:
-        with open(f"/sys/class/net/{interface}/ifalias", encoding="utf-8", errors="replace") as file:
-            return file.read().rstrip("\n")
-    except OSError:
-        return ""
 
 
 def _existing_groups(*names: str) -> list[str]:
@@ -115,7 +107,10 @@ def set_units(units: t.Mapping[str, Unit]) -> None:
         _systemd.disable(*leaving)
     texts = {_units.drop_in_path(name): unit.drop_in for name, unit in units.items()}
     texts.update((_tpm.drop_in_path(name), unit.tpm) for name, unit in units.items())
-    if [path for path, text in texts.items() if write_file(path, text, 0o644)]:
+    stale = {path: text for path, text in texts.items() if _files.read(path) != text}
+    for path, text in stale.items():
+        _files.put(path, text)
+    if stale:
         _systemd.daemon_reload()
     coming = [unit for name, unit in names.items() if units[name].enabled and not read(name).enabled]
     if coming:
@@ -130,7 +125,7 @@ def start(held_back: t.Mapping[str, bool]) -> dict[str, Process]:
         _store.make_state_directory(places)
         _store.clear_runtime(places)
         text = f"{_units.START_VARIABLE}={_argv.PAUSED}\n" if waits else None
-        write_file(_units.START_FILE % name, text, 0o600)
+        _files.put(_units.START_FILE % name, text)
     try:
         _systemd.reset_failed(*units)
         _systemd.start(*units)
@@ -143,7 +138,7 @@ def start(held_back: t.Mapping[str, bool]) -> dict[str, Process]:
         return processes
     finally:
         for name in held_back:  # else a start after a crash would be held back, too
-            write_file(_units.START_FILE % name, None, 0o600)
+            _files.put(_units.START_FILE % name, None)
 
 
 def ended(names: t.Iterable[str]) -> None:
@@ -169,35 +164,3 @@ def _words(name: str) -> list[str]:
     lines = [line.strip() for line in _systemd.log(unit, lines=20).splitlines()]
     # The journal has systemd's own words about the unit, too.
     return [line for line in lines if line and not line.startswith((f"{unit}:", f"Starting {unit}", f"Started {unit}"))]
-
-
-def read_file(path: str) -> t.Optional[str]:
-    """The text of a file of ours; None when there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
-def write_file(path: str, text: t.Optional[str], mode: int) -> bool:
-    """Make the file hold the text, or take it away and its directory if that is empty; whether anything changed."""
-    if read_file(path) == text:
-        return False
-    directory = os.path.dirname(path)
-    if text is None:
-        os.unlink(path)
-        if directory not in (_units.UNITS, os.path.dirname(_units.START_FILE)):
-            with contextlib.suppress(OSError):
-                os.rmdir(directory)
-        return True
-    os.makedirs(directory, mode=0o755, exist_ok=True)
-    temporary = f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, mode)
-        file.write(text)
-        file.flush()
-        os.fsync(descriptor)
-    os.rename(temporary, path)
-    return True

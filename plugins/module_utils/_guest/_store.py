@@ -205,6 +205,8 @@ def _write_json(path: str, data: t.Any) -> None:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(data, file, indent=1)
             file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
         os.rename(temporary, path)
     except OSError as error:  # no space, as a rule
         _unlink(temporary)

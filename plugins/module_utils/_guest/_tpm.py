@@ -64,7 +64,11 @@ def problems(spec: GuestSpec) -> list[str]:
 def command_line(places: Places, *control: str) -> list[str]:
     """The words that start swtpm; it ends when QEMU hangs up."""
     argv = [PROGRAM, "socket", "--tpm2", "--terminate"]
-    return [*argv, "--tpmstate", f"dir={places.tpm_state},mode=0600", "--ctrl", f"type=unixio,{','.join(control)}"]
+    return [*argv, "--tpmstate", _state_words(places), "--ctrl", f"type=unixio,{','.join(control)}"]
+
+
+def _state_words(places: Places) -> str:
+    return f"dir={places.tpm_state},mode=0600"
 
 
 def begin(spec: GuestSpec, places: Places, account: Account, listener: int) -> None:
@@ -83,6 +87,9 @@ def begin(spec: GuestSpec, places: Places, account: Account, listener: int) -> N
 def end(places: Places) -> None:
     """See swtpm gone after QEMU, so that the next one finds the directory free."""
     process = _process.read_pid_file(places.tpm_pid_file)
+    # Under systemd the directory is the account's, which could name any process there.
+    if process is not None and _state_words(places) not in process.argv():
+        process = None
     if process is not None and _process.wait_gone([process], _PATIENCE):
         _process.end(process, timeout=_PATIENCE, force=True)
     for path in (places.tpm_socket, places.tpm_pid_file):

@@ -12,7 +12,8 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _systemd
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _services, _units
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _units
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
 
@@ -34,12 +35,12 @@ class UnitFiles(Resource[Texts]):
     returned: t.ClassVar[bool] = False
 
     def read(self) -> Texts:
-        return {path: _services.read_file(path) for path in _units.SHARED}
+        return {path: _files.read(path) for path in _units.SHARED}
 
     def plan(self, have: Texts, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
         return [
             WriteShared(path, f"Write {path}", have[path], text, path)
-            for path, (text, _mode) in _units.SHARED.items()
+            for path, text in _units.SHARED.items()
             if have[path] != text
         ]
 
@@ -48,7 +49,7 @@ class UnitFiles(Resource[Texts]):
 
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
         for change in t.cast("t.Sequence[WriteShared]", changes):
-            _services.write_file(change.path, change.after, _units.SHARED[change.path][1])
+            _files.put(change.path, change.after)
             done.append(change)
         if changes:
             _systemd.daemon_reload()

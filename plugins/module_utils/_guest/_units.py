@@ -131,11 +131,11 @@ case $command in
 esac
 """
 
-#: Every file that all guests share: path -> text and mode.
-SHARED: t.Mapping[str, tuple[str, int]] = {
-    TEMPLATE_PATH: (TEMPLATE, 0o644),
-    SCRIPT_PATH: (SCRIPT, 0o755),
-    _tpm.TEMPLATE_PATH: (_tpm.TEMPLATE, 0o644),
+#: Every file that all guests share, by its path.
+SHARED: t.Mapping[str, str] = {
+    TEMPLATE_PATH: TEMPLATE,
+    SCRIPT_PATH: SCRIPT,
+    _tpm.TEMPLATE_PATH: _tpm.TEMPLATE,
 }
 
 _PLAIN = re.compile(r"[A-Za-z0-9_@+=:,./-]+\Z")
