@@ -141,3 +141,8 @@ def test_a_program_runs_as_the_account_with_its_groups(started: t.Any, tmp_path:
 
 def test_an_unknown_account_is_nobody() -> None:
     assert _process.find_account("labspan-no-such-user") is None
+
+
+def test_a_pipe_in_the_place_of_a_pid_file_is_not_waited_for(tmp_path: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "z.pid")
+    assert _process.read_pid_file(str(tmp_path / "z.pid")) is None

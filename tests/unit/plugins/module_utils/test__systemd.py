@@ -63,3 +63,11 @@ def test_a_unit_that_is_not_there_need_not_be_stopped(systemctl: Systemctl) -> N
     systemctl.answers["show"] = (0, "LoadState=not-found\n", "")
     _systemd.stop("a.service")
     assert [call[1] for call in systemctl.calls] == ["show"]
+
+
+@pytest.mark.parametrize("stale", ["yes", "no"])
+def test_files_that_systemd_was_not_told_of_are_heeded_before_a_start(systemctl: Systemctl, stale: str) -> None:
+    systemctl.answers["show"] = (0, f"NeedDaemonReload={stale}\n", "")
+    _systemd.start("a.service")
+    told = [call[1] for call in systemctl.calls]
+    assert told == (["show", "daemon-reload", "start"] if stale == "yes" else ["show", "start"])

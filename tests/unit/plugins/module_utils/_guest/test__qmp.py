@@ -150,3 +150,24 @@ def test_a_file_is_handed_over_with_its_name(tmp_path: pathlib.Path) -> None:
             qmp.hand_over("net1-queue0", file.fileno())
         thread.join(10)
     assert heard == [{"execute": "getfd", "arguments": {"fdname": "net1-queue0"}}, "content"]
+
+
+def test_a_socket_of_another_account_is_not_spoken_to(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "q"
+    with Qemu(path, [GREETING]), _qmp.Qmp(str(path), timeout=10):
+        pass
+    path.unlink()
+    real = os.stat
+
+    def stat(name: str) -> os.stat_result:
+        fields = list(real(name))
+        fields[4] += 1
+        return os.stat_result(fields)
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(1)
+    monkeypatch.setattr(_qmp.os, "stat", stat)
+    with pytest.raises(SystemFailure, match=r"runs as another account \(uid \d+\)"):
+        _qmp.Qmp(str(path), timeout=10)
+    listener.close()

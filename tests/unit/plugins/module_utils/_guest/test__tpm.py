@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
 
 import pytest
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _tpm
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
@@ -46,6 +48,10 @@ class Here(Places):
     def tpm_state(self) -> str:
         return str(self.root / "tpm")
 
+    @property
+    def runtime(self) -> str:
+        return str(self.root)
+
 
 @pytest.fixture
 def places(tmp_path: pathlib.Path) -> Here:
@@ -77,3 +83,21 @@ def test_no_link_leads_out_of_the_directory(places: Here, tmp_path: pathlib.Path
     directory.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(SystemFailure):
         _tpm.prepare(places, account)
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_a_tpm_of_this_guest_is_ended(places: Here, monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
+    state = f"dir={places.tpm_state},mode=0600" if ours else "dir=/elsewhere/tpm,mode=0600"
+    sleeper = subprocess.Popen(["sleep", "60"])
+    monkeypatch.setattr(_tpm, "_PATIENCE", 0.05)
+    try:
+        process = _process.identify(sleeper.pid)
+        assert process is not None
+        monkeypatch.setattr(_process.Process, "argv", lambda _self: ["swtpm", "--tpmstate", state])
+        _process.write_pid_file(places.tpm_pid_file, process)
+        _tpm.end(places)
+        assert process.alive is not ours
+        assert not pathlib.Path(places.tpm_pid_file).exists()
+    finally:
+        sleeper.kill()
+        sleeper.wait()
