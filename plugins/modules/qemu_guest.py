@@ -673,6 +673,16 @@ former_taps:
   type: list
   elements: dict
   returned: success and taps that were made for guests go
+boot_files:
+  description: The files of the guests' networks that bring their taps back after a reboot, as M(labspan.vmnet.tap_device) returns them.
+  type: list
+  elements: dict
+  returned: success and a NIC has a bridge
+keep_off:
+  description: The files by which the managers of the host's network are told to leave taps alone, as M(labspan.vmnet.tap_device) returns them.
+  type: list
+  elements: dict
+  returned: success and a NIC has a bridge
 guests:
   description: The guests as they are now. In check mode, as they would be.
   type: list
