@@ -13,8 +13,8 @@ description:
   - Defines QEMU guests, makes their disks, starts, pauses, stops and removes them.
   - Many guests (O(guests)) are one task. They start and stop at the same time.
   - An option that is left out leaves a guest as it is defined, or takes the default for a new one.
-  - QEMU runs as an account without privileges and in a sandbox. Taps and sockets are opened for it, so that a tap may belong to
-    root.
+  - QEMU runs as an account without privileges and in a sandbox. Where systemd starts it, its taps must belong to that account;
+    elsewhere they are opened for it and may belong to root. See O(service_manager).
   - While a guest runs, NICs and disks that O(nics) and O(disks) gain are plugged in, those that they lose are pulled out, CDs are
     changed and cables are plugged and pulled. The guest's own system has to take part in what is pulled out. On C(q35) and C(virt)
     there is room for four more than the guest was started with, and on the buses C(ide) and C(sata) nothing can come or go.

@@ -25,10 +25,13 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resou
 _COMMENT = "guest %s of labspan.vmnet"
 
 
-def default_for(guest: str) -> str:
-    """Whom a new guest runs as when the task does not say: its own account where that exists, else the shared one."""
+def default_for(guest: str, *, expected: bool = False) -> str:
+    """Whom a new guest runs as when the task does not say: its own account where that exists, else the shared one.
+
+    C(expected) is whether a task before may make accounts. When neither is there, that is its own one.
+    """
     own = name_of(guest)
-    return own if _find(own) is not None else SHARED
+    return own if _find(own) is not None or (expected and _find(SHARED) is None) else SHARED
 
 
 def _find(account: str) -> t.Optional[pwd.struct_passwd]:

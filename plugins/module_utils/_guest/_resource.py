@@ -217,7 +217,7 @@ class Guests(Resource[State]):
                 _disks.complete(options, known.get(options["path"]), have.images.get(options["path"]))
                 for options in wish.disks
             )
-        user = _accounts.default_for(wish.name) if defined is None else ""
+        user = _accounts.default_for(wish.name, expected=self._check_mode) if defined is None else ""
         spec = _spec.define(wish, defined.spec if defined else None, disks, user=user)
         spec = _firmware.settle(spec, defined.spec if defined else None, _checks.find_program(spec))
         accelerator = spec.accelerator
@@ -529,7 +529,7 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
     processes = _store.Processes()
     for wish in wishes:
         defined = _store.read_definition(wish.name)
-        owner = _tap_owner(wish, defined, processes)
+        owner = _tap_owner(wish, defined, processes, check_mode=check_mode)
         served = served or (owner is not None and wish.state != "absent")
         before = _bridged_taps(defined.spec.nics if defined else (), defined.spec.network if defined else None, None)
         network = wish.given.get("network", defined.spec.network if defined else None)
@@ -555,9 +555,12 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
     return resources
 
 
-def _tap_owner(wish: Wish, defined: t.Optional[Definition], processes: _store.Processes) -> t.Optional[str]:
+def _tap_owner(
+    wish: Wish, defined: t.Optional[Definition], processes: _store.Processes, *, check_mode: bool
+) -> t.Optional[str]:
     """The account that opens the guest's taps itself, as it does under systemd; None where they are opened for it."""
-    spec = defined.spec if defined else GuestSpec(wish.name, user=_accounts.default_for(wish.name))
+    new = GuestSpec(wish.name, user=_accounts.default_for(wish.name, expected=check_mode))
+    spec = defined.spec if defined else new
     asked = dataclasses.replace(spec, service_manager=wish.given.get("service_manager", spec.service_manager))
     running = GuestState(defined, processes.find(wish.name) if defined else None)
     if _services.manager(asked, running) != _spec.SYSTEMD:
@@ -665,6 +668,8 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
         return rendered
     spec = guest.definition.spec
     alive = guest.process is not None
+    # A prediction that has no command line yet, because nobody has tried KVM or the account is not there, has no unit.
+    expected = alive and guest.definition.manager == _spec.SYSTEMD and not guest.definition.argv
     rendered.update(
         {
             key: getattr(spec, key)
@@ -674,8 +679,8 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
         hugepages=spec.hugepages,
         limits=spec.limits.given(),
         **_firmware.render(spec, places.variables),
-        service=_units.unit(name) if guest.unit.drop_in is not None else None,
-        autostart=guest.unit.enabled,
+        service=_units.unit(name) if expected or guest.unit.drop_in is not None else None,
+        autostart=spec.autostart if expected else guest.unit.enabled,
         accelerator=guest.definition.accelerator or None,
         disks=[_render_disk(disk, guest) for disk in spec.disks],
         nics=[{**dataclasses.asdict(nic), "user": nic.user} for nic in spec.nics],

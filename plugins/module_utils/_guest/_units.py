@@ -170,7 +170,7 @@ def drop_in(
         units = " ".join(f"labspan-network@{network}.service" for network in networks)
         unit_lines += [f"Wants={units}", f"After={units}"]
     unit_lines += _tpm.unit_lines(spec)
-    directories = sorted({os.path.dirname(disk.path) for disk in spec.disks})
+    directories = sorted({os.path.dirname(disk.path) for disk in spec.disks if not disk.is_empty})
     unit_lines += [f"RequiresMountsFor={_quote(directory)}" for directory in directories if directory != "/dev"]
     if unit_lines:
         lines += ["[Unit]", *unit_lines, ""]

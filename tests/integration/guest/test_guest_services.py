@@ -70,6 +70,7 @@ def has_said(host: SystemHost, name: str, text: str) -> bool:
 
 def test_a_guest_is_a_service_of_an_account_of_its_own(host: SystemHost, tiny: dict[str, t.Any]) -> None:
     tiny = {**tiny, "guest_agent": True}
+    early = host.module("qemu_guest", {"name": "own", "user": "labspan-own", **tiny}, check=True)["guest"]
     host.converge("guest_account", {"name": "own"})
     host.assert_rests("guest_account", {"name": "own"})
     predicted = host.module("qemu_guest", {"name": "own", **tiny}, check=True)
@@ -77,6 +78,8 @@ def test_a_guest_is_a_service_of_an_account_of_its_own(host: SystemHost, tiny: d
     result = host.converge("qemu_guest", {"name": "own", **tiny})
     assert result["actions"] == predicted["actions"]
     assert result["guest"]["service"] == unit("own")
+    known = ("user", "service", "autostart", "state")
+    assert [early[key] for key in known] == [result["guest"][key] for key in known]
     state = shown(host, "own", "ActiveState", "UnitFileState", "User", "NoNewPrivileges", "MainPID")
     assert state == {
         "ActiveState": "active",
