@@ -317,6 +317,8 @@ def _plan_unit(have: GuestState, want: Want, changes: t.Sequence[Change]) -> t.I
     sentence = ", and ".join(sentences)
     if before.drop_in == after.drop_in:
         sentence = f"{'Have' if after.enabled else 'No longer have'} guest {name} started when the host boots"
+        if before.enabled == after.enabled:
+            sentence = f"{'Remove' if after.tpm is None else 'Write'} the unit of the TPM of guest {name}"
     yield SetUnit(f"unit of guest {name}", sentence, before, after, name)
 
 

@@ -12,7 +12,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _state
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Want
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Unit, Want
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
 from hypothesis import given
 from hypothesis import strategies as st
@@ -250,3 +250,20 @@ def test_changes_of_several_guests_keep_their_order(several: list[Want], have: G
             continue
         ordered = sorted(changes, key=_state.phase)
         assert _state.predict(have, ordered) == _state.predict(have, changes)
+
+
+@pytest.mark.parametrize(
+    ("before", "sentence"),
+    [
+        (Unit(), "Write the unit of guest vm1, and have it started when the host boots"),
+        (Unit("old", True, "tpm"), "Change the unit of guest vm1"),
+        (Unit("text", False, "tpm"), "Have guest vm1 started when the host boots"),
+        (Unit("text", True), "Write the unit of the TPM of guest vm1"),
+        (Unit("text", True, "old"), "Write the unit of the TPM of guest vm1"),
+        (Unit("text", True, "tpm"), None),
+    ],
+)
+def test_what_changes_in_a_unit_is_what_the_sentence_says(before: Unit, sentence: t.Optional[str]) -> None:
+    wanted = dataclasses.replace(want(), unit_of=lambda _definition: Unit("text", True, "tpm"))
+    changes = _state.plan(alive(unit=before), wanted)
+    assert [change.sentence for change in changes] == ([sentence] if sentence else [])
