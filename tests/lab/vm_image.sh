@@ -101,7 +101,7 @@ add_kernel() {
     version=$(basename "$tree"/boot/vmlinuz-*)
     version=${version#vmlinuz-}
     chroot "$tree" depmod "$version"
-    "$here/vm_initrd.py" "$tree" >"$tree/boot/initrd.img-$version"
+    python3 "$here/vm_initrd.py" "$tree" >"$tree/boot/initrd.img-$version"
     cp "$tree/boot/vmlinuz-$version" "$output/new/vmlinuz"
     cp "$tree/boot/initrd.img-$version" "$output/new/initrd.img"
     mkdir -p "$tree/boot/grub"
@@ -129,7 +129,7 @@ disk_of_guest() {
         "1: start=$root, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4" | inside sfdisk --quiet /mnt/disk
     grub i386-pc core.img biosdisk
     grub x86_64-efi bootx64.efi
-    "$here/vm_boot_sector.py" "$tree/usr/lib/grub/i386-pc/boot.img" "$work/core.img" 34 "$work/disk"
+    python3 "$here/vm_boot_sector.py" "$tree/usr/lib/grub/i386-pc/boot.img" "$work/core.img" 34 "$work/disk"
     truncate --size=8M "$work/esp"
     inside mkfs.vfat /mnt/esp
     inside mmd -i /mnt/esp ::EFI ::EFI/BOOT

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 

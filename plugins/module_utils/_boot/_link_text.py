@@ -129,7 +129,7 @@ def vlan_lines(name: str, vlans: t.Iterable[Vlan], *, on_bridge_itself: bool = F
     """The VLANs of a port or of a bridge itself, and no others, as the lines of C(bridge -batch)."""
     own = " self" if on_bridge_itself else ""
     kept = sorted(vlans)
-    gone = [(first, last) for first, last in _gaps([vlan.id for vlan in kept])]
+    gone = _gaps([vlan.id for vlan in kept])
     lines = [f"vlan del dev {name} vid {_range(first, last)}{own}" for first, last in gone]
     for vlan in kept:
         flags = " pvid" * vlan.pvid + " untagged" * vlan.untagged
