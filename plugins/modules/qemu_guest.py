@@ -390,7 +390,8 @@ options:
       shutdown_timeout: &shutdown_timeout
         description:
           - Seconds that the guest has to power itself off before QEMU gets SIGTERM.
-          - Those of the task that makes it run hold for systemd, too.
+          - What a task gives that makes the guest run, is kept with the guest, and holds for systemd and for tasks that do not say.
+          - The default for a new guest is V(60).
         type: float
       live_timeout: &live_timeout
         description:
@@ -463,9 +464,7 @@ options:
   restart:
     <<: *restart
     default: never
-  shutdown_timeout:
-    <<: *shutdown_timeout
-    default: 60.0
+  shutdown_timeout: *shutdown_timeout
   live_timeout:
     <<: *live_timeout
     default: 20.0
@@ -968,7 +967,7 @@ OPTIONS = {
     "network": {"type": "str"},
     "extra_args": {"type": "list", "elements": "str"},
     "restart": {"type": "str", "choices": ["never", "if_needed"], "default": "never"},
-    "shutdown_timeout": {"type": "float", "default": 60.0},
+    "shutdown_timeout": {"type": "float"},
     "live_timeout": {"type": "float", "default": 20.0},
     "force": {"type": "bool", "default": False},
     "remove_disks": {"type": "bool", "default": False},

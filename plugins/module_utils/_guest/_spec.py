@@ -138,7 +138,7 @@ class GuestSpec:
     uefi: t.Optional[Uefi] = None
     """The images that were found for C(firmware=uefi)."""
     shutdown_timeout: float = 60.0
-    """Seconds that systemd gives it to power itself off."""
+    """Seconds that it gets to power itself off where a task does not say, and from systemd."""
     tpm: bool = False
     limits: Limits = dataclasses.field(default_factory=Limits)
     hugepages: bool = False
@@ -157,7 +157,8 @@ class Wish:
     cloud_init: t.Optional[_seed.Asked] = None
     """What it holds is not part of the guest's definition, which would show it."""
     restart: str = "never"
-    shutdown_timeout: float = 60.0
+    shutdown_timeout: t.Optional[float] = None
+    """None: what the guest's definition says."""
     live_timeout: float = 20.0
     force: bool = False
     remove_disks: bool = False
@@ -239,8 +240,10 @@ def wish(options: Options, *, identity: str) -> Wish:
     ):
         if options.get(option) is not None:
             given[option] = options[option]
-    if options["state"] in ("running", "paused", "restarted"):  # what a task that stops it allows, holds for that task
-        given["shutdown_timeout"] = _seconds("shutdown_timeout", options["shutdown_timeout"])
+    patience = options.get("shutdown_timeout")
+    patience = None if patience is None else _seconds("shutdown_timeout", patience)
+    if patience is not None and options["state"] in ("running", "paused", "restarted"):
+        given["shutdown_timeout"] = patience  # what a task that stops it allows, holds for that task
     if given.get("cpus", 1) < 1:
         raise InvalidInput("cpus", given["cpus"], "is no processor at all; give 1 or more.")
     if options.get("nics") is not None:
@@ -253,7 +256,7 @@ def wish(options: Options, *, identity: str) -> Wish:
         disks=None if disks is None else _disks(name, disks),
         cloud_init=None if options.get("cloud_init") is None else _seed.ask(name, options["cloud_init"]),
         restart=options["restart"],
-        shutdown_timeout=_seconds("shutdown_timeout", options["shutdown_timeout"]),
+        shutdown_timeout=patience,
         live_timeout=_seconds("live_timeout", options["live_timeout"]),
         force=options["force"],
         remove_disks=_remove_disks(options),

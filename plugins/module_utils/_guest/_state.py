@@ -337,7 +337,9 @@ def _ended(state: GuestState) -> GuestState:
 
 def _stop(have: GuestState, wish: Wish) -> Stop:
     name = wish.name
-    return Stop(f"guest {name}", f"Stop guest {name}", have.activity, STOPPED, name, wish.shutdown_timeout, wish.force)
+    defined = have.definition.spec if have.definition else GuestSpec(name)
+    patience = defined.shutdown_timeout if wish.shutdown_timeout is None else wish.shutdown_timeout
+    return Stop(f"guest {name}", f"Stop guest {name}", have.activity, STOPPED, name, patience, wish.force)
 
 
 def _plan_absence(have: GuestState, wish: Wish) -> list[GuestChange]:
