@@ -10,7 +10,7 @@
 
 Its disk is an overlay on the image that tests/lab/vm_image.sh makes. It has one network card, C(uplink0), on the LAN of
 a namespace of its own, C(lan), by which it is reached by SSH. The tiny guest is at C(TINY_GUEST). What it is not: fast.
-Without KVM it boots in 15 seconds on a quiet machine, everything takes five to ten times as long as on this machine,
+Without KVM it boots in half a minute on a quiet machine, everything takes five to ten times as long as on this machine,
 and guests inside it twenty times as long.
 """
 
@@ -132,7 +132,7 @@ class VmHost(AnyHost):
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs a command on the host, over a connection that all commands share."""
-        shared = {"ControlMaster": "auto", "ControlPath": self._control, "ControlPersist": "yes"}
+        shared = {"ControlMaster": "auto", "ControlPath": self._control, "ControlPersist": "300"}
         words = [word for name, value in shared.items() for word in ("-o", f"{name}={value}")]
         ssh, *others = self.door.argv(*command)
         return [ssh, *words, *others]
@@ -154,12 +154,12 @@ class VmHost(AnyHost):
 
     def boot(self, *, degraded: bool = False) -> None:
         """Switch it on, and wait until it is up. With C(degraded), units may have failed."""
-        command = vm.qemu(self.directory, self._base, MAC, self._size)
+        command = vm.qemu(self.directory, self._base, MAC, self._size, once=True)
         # It ends with the process that runs the tests.
         inside = ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/proc/{self.lan.pid}/ns/net", "--", *command]
         with (self.directory / "qemu").open("ab") as log:
             self._qemu = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
-        self._await_boot("", degraded)
+        self._await_boot(degraded)
 
     def boot_id(self) -> str:
         """What tells one boot from the next; empty while nobody answers."""
@@ -167,26 +167,22 @@ class VmHost(AnyHost):
         return done.stdout.strip() if done.returncode == 0 else ""
 
     def reboot(self, *, degraded: bool = False) -> None:
-        """Reboot it as an administrator would."""
-        before = self.boot_id()
+        """Reboot it as an administrator would. QEMU starts anew, too, which takes it half the time."""
         self.run("systemctl", "--no-block", "reboot", check=False)
-        self._disconnect()
-        self._await_boot(before, degraded)
+        self._await_end()
+        self.boot(degraded=degraded)
 
     def reset(self, *, preparation: str = "true", degraded: bool = False) -> None:
         """Have its kernel start anew at once (sysrq b): what was not on the disk yet is lost.
 
         C(preparation) is what a shell does immediately before.
         """
-        before = self.boot_id()
         command = self.start("sh", "-c", f"{preparation}; echo b >/proc/sysrq-trigger", stdin=subprocess.DEVNULL)
-        # ssh(1) does not notice.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            command.wait(10)
+        self._await_end()
+        # ssh(1) may not have noticed.
         command.kill()
         command.wait()
-        self._disconnect()
-        self._await_boot(before, degraded)
+        self.boot(degraded=degraded)
 
     def power_cut(self, *, boot: bool = True, degraded: bool = False) -> None:
         """End it at once, whatever it does: what was not on the disk yet is lost."""
@@ -217,12 +213,11 @@ class VmHost(AnyHost):
     def _control(self) -> str:
         return str(self.ssh.directory / "cp-host")
 
-    def _await_boot(self, before: str, degraded: bool) -> None:
+    def _await_boot(self, degraded: bool) -> None:
         def booted() -> bool:
             if self._qemu is None or self._qemu.poll() is not None:
                 raise AssertionError(f"QEMU ended: {(self.directory / 'qemu').read_text(errors='replace')}")
-            found = self.boot_id()
-            if found in ("", before):
+            if not self.boot_id():
                 self._disconnect()
                 return False
             return self.state() not in ("", "offline", "initializing", "starting", "stopping")
@@ -241,6 +236,11 @@ class VmHost(AnyHost):
         """End the shared connection, which may not have noticed that its other end is gone."""
         command = ["ssh", "-F", "none", "-o", f"ControlPath={self._control}", "-O", "exit", "labspan"]
         subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT)
+
+    def _await_end(self) -> None:
+        if self._qemu is not None:
+            await_condition(lambda: self._qemu is None or self._qemu.poll() is not None, "the host's end", vm.PATIENCE)
+        self._end()
 
     def _end(self) -> None:
         if self._qemu is not None:
