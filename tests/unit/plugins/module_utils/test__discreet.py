@@ -6,6 +6,9 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+
+pytest.importorskip("ansible", reason="Ansible's own module_utils are not in this environment")
+
 from ansible_collections.labspan.vmnet.plugins.module_utils._discreet import NOT_SHOWN, shown
 
 SEED = {"type": "dict", "options": {"text": {"type": "raw"}, "way": {"type": "str"}}}

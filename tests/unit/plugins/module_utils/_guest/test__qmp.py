@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pathlib
@@ -40,7 +41,8 @@ class Qemu:
 
     def _serve(self) -> None:
         connection, _address = self._listener.accept()
-        with connection, connection.makefile("rb") as lines:
+        # One that is not spoken to may be left at once.
+        with contextlib.suppress(BrokenPipeError), connection, connection.makefile("rb") as lines:
             for number, messages in enumerate(self._answers):
                 if number:
                     self.heard.append(json.loads(lines.readline()))

@@ -157,7 +157,7 @@ def test_no_seed_is_no_record() -> None:
 def test_what_cannot_be_is_refused_without_telling_what_it_was(options: dict[str, t.Any], sentence: str) -> None:
     with pytest.raises(LabspanError, match=sentence) as caught:
         ask(**options)
-    told = "".join(traceback.format_exception(caught.value)) + repr(caught.value.details)
+    told = "".join(traceback.format_exception(caught.type, caught.value, caught.tb)) + repr(caught.value.details)
     assert not [word for word in (SECRET, SECRET[:7], "17021964") if word in told]
 
 
