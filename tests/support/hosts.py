@@ -232,7 +232,9 @@ class AnyHost:
         result = self.module(name, params, **options)
         if not result.get("failed") or "exception" in result or "msg" not in result:
             raise AssertionError(f"was not refused with a sentence: {result}")
-        assert self.dump() == before, "a refused task changed the host"
+        after = self.dump()
+        changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
+        assert not changed, "a refused task changed the host"
         return str(result["msg"])
 
     def dump(self) -> dict[str, t.Any]:
@@ -271,7 +273,7 @@ class AnyHost:
     def settle(self) -> None:
         """Wait until the kernel has nothing more to say about what was done.
 
-        An interface that came up learns after up to a second whether it has a carrier, gets its link-local address
+        An interface learns after up to a second that it has a carrier or has lost it, gets its link-local address
         then, and is sure of it after another. A bridge that never had a port may not know for ever.
         """
         patience = time.monotonic() + 3
@@ -283,11 +285,13 @@ class AnyHost:
                 flags, addresses = link.get("flags", ()), link.get("addr_info", ())
                 if "UP" not in flags or "LOOPBACK" in flags:
                     continue
-                expects = "LOWER_UP" in flags and f"/{link['ifname']}/" in ipv6
+                state, carrier = link.get("operstate"), "LOWER_UP" in flags
+                learns = state == "UNKNOWN" or carrier != (state == "UP")
+                expects = carrier and f"/{link['ifname']}/" in ipv6
                 has = any(str(address.get("local")).startswith("fe80") for address in addresses)
-                if time.monotonic() < patience and (link.get("operstate") == "UNKNOWN" or (expects and not has)):
+                if time.monotonic() < patience and (learns or (expects and not has)):
                     return False
-                if "LOWER_UP" in flags and any(address.get("tentative") for address in addresses):
+                if carrier and any(address.get("tentative") for address in addresses):
                     return False
             return True
 

@@ -188,7 +188,10 @@ def test_a_guest_that_finds_no_space_is_paused_and_goes_on(guests: Guests, small
     guests.converge("cf-s", **wanted)
     inode = guests.host.out("stat", "-c", "%i", path)
     digest = say(guests, "cf-s", f"head -c {PATTERN} /dev/urandom >/tmp/p; sha256sum </tmp/p").split()[0]
-    say(guests, "cf-s", "(dd if=/tmp/p of=/dev/vda bs=64k conv=fsync; echo ended $? >/tmp/end) >/dev/null 2>&1 &")
+    # A paused guest answers nobody: it writes when the console, whose files these are, has had its answer.
+    answered = "sleep 1; while ls /tmp/.labspan-*; do sleep 1; done; sleep 1"
+    write = "dd if=/tmp/p of=/dev/vda bs=64k conv=fsync; echo ended $? >/tmp/end"
+    say(guests, "cf-s", f"({answered}; {write}) >/dev/null 2>&1 &")
     await_condition(lambda: run_state(guests, "cf-s") == "io-error", "QEMU to pause the guest")
 
     paused = guests.converge("cf-s", **{**wanted, "state": "paused"})
