@@ -326,35 +326,9 @@ servers:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils._dhcp import build
-from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options, bulk_spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._dhcp_options import OPTIONS
+from ansible_collections.labspan.vmnet.plugins.module_utils._items import bulk_spec
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import run
-
-_RANGE: Options = {"start": {"type": "str", "required": True}, "end": {"type": "str", "required": True}}
-
-OPTIONS: Options = {
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "bridge": {"type": "str"},
-    "range": {"type": "dict", "options": _RANGE},
-    "ranges": {"type": "list", "elements": "dict", "options": _RANGE},
-    "lease_time": {"type": "str"},
-    "leases": {
-        "type": "list",
-        "elements": "dict",
-        "options": {"mac": {"type": "str", "required": True}, "address": {"type": "str"}, "name": {"type": "str"}},
-    },
-    "dns": {"type": "bool"},
-    "dns_servers": {"type": "list", "elements": "str"},
-    "domain": {"type": "str"},
-    "gateway": {"type": "str"},
-    "router_advertisements": {"type": "bool"},
-    "ipv6_default_route": {"type": "bool"},
-    "options": {"type": "list", "elements": "str"},
-    "log_dhcp": {"type": "bool"},
-    "log_queries": {"type": "bool"},
-    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
-    "service_manager": {"type": "str", "choices": ["auto", "systemd", "none"]},
-}
 
 
 def main() -> None:

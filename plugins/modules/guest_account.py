@@ -108,11 +108,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _accounts
-
-OPTIONS = {
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-}
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._accounts import OPTIONS
 
 
 def main() -> None:

@@ -409,44 +409,8 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _bridge_files
+from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_options import OPTIONS
 from ansible_collections.labspan.vmnet.plugins.module_utils._bridges import Bridges
-
-VLANS = {
-    "id": {"type": "str", "required": True},
-    "port": {"type": "str"},
-    "pvid": {"type": "bool"},
-    "untagged": {"type": "bool"},
-}
-
-OPTIONS = {
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "network": {"type": "str"},
-    "addresses": {"type": "list", "elements": "str"},
-    "exclusive_addresses": {"type": "bool", "default": True},
-    "allow_overlap": {"type": "bool", "default": False},
-    "host_access": {"type": "bool"},
-    "enabled": {"type": "bool"},
-    "mtu": {"type": "int"},
-    "mac_address": {"type": "str"},
-    "stp": {"type": "bool"},
-    "priority": {"type": "int"},
-    "forward_delay": {"type": "int"},
-    "hello_time": {"type": "int"},
-    "max_age": {"type": "int"},
-    "ageing_time": {"type": "int"},
-    "vlan_filtering": {"type": "bool"},
-    "vlan_default_pvid": {"type": "int"},
-    "multicast_snooping": {"type": "bool"},
-    "multicast_querier": {"type": "bool"},
-    "group_forward_mask": {"type": "int"},
-    "ports": {"type": "list", "elements": "str"},
-    "exclusive_ports": {"type": "bool", "default": False},
-    "vlans": {"type": "list", "elements": "dict", "options": VLANS},
-    "adopt": {"type": "bool"},
-    "force": {"type": "bool"},
-    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
-}
 
 
 def main() -> None:

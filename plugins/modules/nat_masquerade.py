@@ -333,36 +333,9 @@ networks:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._networks import build
-from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options, bulk_spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._options import OPTIONS
+from ansible_collections.labspan.vmnet.plugins.module_utils._items import bulk_spec
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import run
-
-_PORT_FORWARD: Options = {
-    "protocol": {"type": "str", "choices": ["tcp", "udp"]},
-    "host_address": {"type": "str"},
-    "host_port": {"type": "str", "required": True},
-    "guest_address": {"type": "str", "required": True},
-    "guest_port": {"type": "str"},
-}
-
-OPTIONS: Options = {
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "bridge": {"type": "str"},
-    "sources": {"type": "list", "elements": "str"},
-    "out_interface": {"type": "str"},
-    "masquerade": {"type": "bool"},
-    "exclude_destinations": {"type": "list", "elements": "str"},
-    "to_ports": {"type": "str"},
-    "random": {"type": "bool"},
-    "forward": {"type": "bool"},
-    "forwarding": {"type": "bool"},
-    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
-    "host_services": {"type": "bool"},
-    "host_access": {"type": "str", "choices": ["full", "services", "none"]},
-    "lan_access": {"type": "bool"},
-    "port_forwards": {"type": "list", "elements": "dict", "options": _PORT_FORWARD},
-    "backend": {"type": "str", "choices": ["auto", "nftables", "iptables", "iptables_legacy"]},
-}
 
 
 def main() -> None:

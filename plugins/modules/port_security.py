@@ -243,30 +243,9 @@ networks:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._port_security import build
-from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options, bulk_spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._port_security_options import OPTIONS
+from ansible_collections.labspan.vmnet.plugins.module_utils._items import bulk_spec
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import run
-
-_PORT: Options = {
-    "tap": {"type": "str"},
-    "guest": {"type": "str"},
-    "nic": {"type": "int", "default": 0},
-    "mac": {"type": "str"},
-    "addresses": {"type": "list", "elements": "str"},
-    "allow_bpdu": {"type": "bool", "default": False},
-    "allow_ra": {"type": "bool", "default": False},
-    "allow_dhcp_server": {"type": "bool", "default": False},
-    "allow_ethertypes": {"type": "list", "elements": "str"},
-}
-
-OPTIONS: Options = {
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "bridge": {"type": "str"},
-    "ports": {"type": "list", "elements": "dict", "options": _PORT},
-    "protected_addresses": {"type": "list", "elements": "str"},
-    "unlisted": {"type": "str", "choices": ["accept", "drop"]},
-    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
-}
 
 
 def main() -> None:

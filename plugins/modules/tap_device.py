@@ -363,38 +363,8 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _tap_files
+from ansible_collections.labspan.vmnet.plugins.module_utils._tap_options import OPTIONS
 from ansible_collections.labspan.vmnet.plugins.module_utils._taps import TapDevices
-
-VLANS = {
-    "id": {"type": "str", "required": True},
-    "pvid": {"type": "bool"},
-    "untagged": {"type": "bool"},
-}
-
-OPTIONS = {
-    "name": {"type": "str"},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
-    "network": {"type": "str"},
-    "bridge": {"type": "str"},
-    "owner": {"type": "str"},
-    "group": {"type": "str"},
-    "multi_queue": {"type": "bool"},
-    "vnet_hdr": {"type": "bool"},
-    "enabled": {"type": "bool"},
-    "mtu": {"type": "int"},
-    "mac_address": {"type": "str"},
-    "isolated": {"type": "bool"},
-    "learning": {"type": "bool"},
-    "flooding": {"type": "bool"},
-    "hairpin": {"type": "bool"},
-    "bpdu_guard": {"type": "bool"},
-    "vlans": {"type": "list", "elements": "dict", "options": VLANS},
-    "alias": {"type": "str"},
-    "recreate": {"type": "str", "choices": ["never", "if_needed", "always"]},
-    "adopt": {"type": "bool"},
-    "force": {"type": "bool"},
-    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
-}
 
 
 def main() -> None:

@@ -21,10 +21,40 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules imp
     PortForward,
     family_of,
 )
+from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
 from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import MAIN_TABLE, Address, Link, Route
 from ansible_collections.labspan.vmnet.plugins.module_utils._values import Network as Subnet
 
 AUTO = "auto"
+
+_PORT_FORWARD: Options = {
+    "protocol": {"type": "str", "choices": ["tcp", "udp"]},
+    "host_address": {"type": "str"},
+    "host_port": {"type": "str", "required": True},
+    "guest_address": {"type": "str", "required": True},
+    "guest_port": {"type": "str"},
+}
+
+#: The argument spec of nat_masquerade.
+OPTIONS: Options = {
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "bridge": {"type": "str"},
+    "sources": {"type": "list", "elements": "str"},
+    "out_interface": {"type": "str"},
+    "masquerade": {"type": "bool"},
+    "exclude_destinations": {"type": "list", "elements": "str"},
+    "to_ports": {"type": "str"},
+    "random": {"type": "bool"},
+    "forward": {"type": "bool"},
+    "forwarding": {"type": "bool"},
+    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
+    "host_services": {"type": "bool"},
+    "host_access": {"type": "str", "choices": ["full", "services", "none"]},
+    "lan_access": {"type": "bool"},
+    "port_forwards": {"type": "list", "elements": "dict", "options": _PORT_FORWARD},
+    "backend": {"type": "str", "choices": ["auto", "nftables", "iptables", "iptables_legacy"]},
+}
 
 # Not in the argument spec: there the entries of a list could not take them from the top level.
 _DEFAULTS: t.Mapping[str, t.Any] = {

@@ -20,6 +20,30 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._port_secu
     PortFilter,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _spec
+from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
+
+_PORT: Options = {
+    "tap": {"type": "str"},
+    "guest": {"type": "str"},
+    "nic": {"type": "int", "default": 0},
+    "mac": {"type": "str"},
+    "addresses": {"type": "list", "elements": "str"},
+    "allow_bpdu": {"type": "bool", "default": False},
+    "allow_ra": {"type": "bool", "default": False},
+    "allow_dhcp_server": {"type": "bool", "default": False},
+    "allow_ethertypes": {"type": "list", "elements": "str"},
+}
+
+#: The argument spec of port_security.
+OPTIONS: Options = {
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "bridge": {"type": "str"},
+    "ports": {"type": "list", "elements": "dict", "options": _PORT},
+    "protected_addresses": {"type": "list", "elements": "str"},
+    "unlisted": {"type": "str", "choices": ["accept", "drop"]},
+    "persistent": {"type": "str", "choices": ["auto", "true", "false"]},
+}
 
 # linux/if_ether.h. Below the smallest stand lengths (IEEE 802.3, 3.2.6).
 _SMALLEST_ETHERTYPE = 0x0600

@@ -21,6 +21,12 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._items import Option
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
 
+#: The argument spec of guest_account.
+OPTIONS: Options = {
+    "name": {"type": "str"},
+    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+}
+
 #: In the field for the full name, by which an account is known as made here.
 _COMMENT = "guest %s of labspan.vmnet"
 
