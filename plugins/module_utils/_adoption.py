@@ -11,12 +11,12 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._links import owner_of
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
@@ -83,17 +83,10 @@ def apply(change: Adoption) -> None:
     record = change.after or change.before
     path = _path(record.name)
     if change.after is None:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
+        _whole_files.remove(path)
         return
-    os.makedirs(DIRECTORY, mode=0o755, exist_ok=True)
-    temporary = f"{path}.new"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(dataclasses.asdict(change.after), file, indent=2, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    _whole_files.make_directories(DIRECTORY)
+    _whole_files.replace(path, json.dumps(dataclasses.asdict(change.after), indent=2, sort_keys=True) + "\n")
 
 
 def _path(name: str) -> str:

@@ -20,7 +20,14 @@ import socket
 import time
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _dhcp_unit, _ports, _systemd
+from ansible_collections.labspan.vmnet.plugins.module_utils import (
+    _commands,
+    _deps,
+    _dhcp_unit,
+    _ports,
+    _systemd,
+    _whole_files,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import persistence
 from ansible_collections.labspan.vmnet.plugins.module_utils._dhcp_unit import Unit
@@ -662,14 +669,7 @@ def _write_files(paths: Paths, files: Files, *, lasting: bool) -> None:
 
 def _write(path: str, text: str) -> None:
     """Replace a file in one step. Readable by all: dnsmasq reads it again as an unprivileged user."""
-    temporary = f"{path}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, 0o644)
-        file.write(text)
-    os.rename(temporary, path)
+    _whole_files.replace(path, text)
 
 
 def _make_directories(paths: Paths) -> None:
@@ -690,9 +690,7 @@ def _remove(paths: Paths) -> None:
         paths.loaded,
         paths.output,
     ):
-        for name in (path, f"{path}.new"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+        _whole_files.remove(path)
     for directory in (paths.state, paths.runtime):
         for path in (directory, os.path.dirname(directory)):
             # Others may have files there.

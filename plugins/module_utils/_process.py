@@ -22,6 +22,7 @@ import signal
 import time
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -153,11 +154,7 @@ def read_pid_file(path: str) -> t.Optional[Process]:
 
 def write_pid_file(path: str, process: Process) -> None:
     """Write C(PID START) so that a reader sees the old content or the new one."""
-    temporary = f"{path}.{process.pid}"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    with os.fdopen(descriptor, "w", encoding="ascii") as file:
-        file.write(f"{process.pid} {process.started}\n")
-    os.rename(temporary, path)
+    _whole_files.replace(path, f"{process.pid} {process.started}\n")
 
 
 def spawn(

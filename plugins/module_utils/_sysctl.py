@@ -15,9 +15,9 @@ import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused, SystemFailure
 
 SETTINGS = "/proc/sys"
@@ -221,18 +221,13 @@ def write_text(path: str, text: t.Optional[str]) -> None:
     directory = os.path.dirname(path)
     try:
         if text is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            _whole_files.remove(path)
             if directory == os.path.dirname(RECORD):
                 with contextlib.suppress(OSError):
                     os.rmdir(directory)
             return
-        os.makedirs(directory, mode=0o755, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=directory, prefix=".labspan-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            os.fchmod(file.fileno(), 0o644)
-        os.replace(temporary, path)
+        _whole_files.make_directories(directory)
+        _whole_files.replace(path, text)
     except OSError as error:
         raise SystemFailure(f"{path} cannot be written: {error.strerror}.") from error
 

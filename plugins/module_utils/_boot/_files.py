@@ -11,10 +11,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _systemd
+from ansible_collections.labspan.vmnet.plugins.module_utils import _systemd, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _managers
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
@@ -118,15 +117,14 @@ def put(path: str, text: t.Optional[str]) -> None:
     directory = os.path.dirname(path)
     try:
         if text is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+            _whole_files.remove(path)
             _prune(directory)
             return
-        os.makedirs(directory, mode=0o755, exist_ok=True)
+        _whole_files.make_directories(directory)
         if text.startswith(_LINK):
-            _put_link(path, text[len(_LINK) :])
+            _whole_files.link(path, text[len(_LINK) :])
         else:
-            _put_file(path, text)
+            _whole_files.replace(path, text, mode=0o755 if path.startswith(_PROGRAMS) else 0o644)
     except OSError as error:
         raise SystemFailure(f"{path} cannot be written ({error.strerror}).") from error
 
@@ -136,29 +134,6 @@ def active(units: t.Sequence[str]) -> dict[str, bool]:
     if not units or not _systemd.is_running():
         return dict.fromkeys(units, False)
     return {unit: state.get("ActiveState") == "active" for unit, state in _systemd.shows(units, "ActiveState").items()}
-
-
-def _put_file(path: str, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".labspan-")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), 0o755 if path.startswith(_PROGRAMS) else 0o644)
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-
-
-def _put_link(path: str, target: str) -> None:
-    temporary = f"{path}.labspan"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
-    os.symlink(target, temporary)
-    os.replace(temporary, path)
 
 
 def _prune(directory: str) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import tempfile
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import ACCELERATOR_MEMORY
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account
 
@@ -56,10 +56,7 @@ def remember(program: str, account: Account, verdict: Verdict) -> None:
     memory = _memory()
     memory[_key(program, account)] = dataclasses.asdict(verdict)
     os.makedirs(os.path.dirname(ACCELERATOR_MEMORY), mode=0o755, exist_ok=True)
-    temporary = f"{ACCELERATOR_MEMORY}.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(memory, file, indent=1)
-    os.rename(temporary, ACCELERATOR_MEMORY)
+    _whole_files.replace(ACCELERATOR_MEMORY, json.dumps(memory, indent=1))
 
 
 def try_kvm(program: str, architecture: str, account: Account) -> Verdict:

@@ -15,7 +15,7 @@ import os
 import stat
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _images
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
@@ -79,8 +79,9 @@ def make(disk: Disk, guest: str, uid: int, gid: int, record: t.Callable[[MadeDis
     except OSError as error:
         raise SystemFailure(f"the disk {disk.path} cannot be made ({error.strerror}).") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+            _whole_files.sync(directory)
     return made
 
 

@@ -20,7 +20,7 @@ import re
 import struct
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput, Refused, SystemFailure
 
 if t.TYPE_CHECKING:  # pragma: no cover
@@ -362,8 +362,9 @@ def make_store(uefi: Uefi, store: str, record: t.Callable[[os.stat_result], None
     except OSError as error:
         raise SystemFailure(f"the variable store {store} cannot be made ({error.strerror}).") from error
     finally:
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             os.unlink(temporary)
+            _whole_files.sync(directory)
 
 
 def _copy(source: t.BinaryIO, target: t.BinaryIO) -> None:

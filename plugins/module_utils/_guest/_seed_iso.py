@@ -17,7 +17,7 @@ import shutil
 import stat
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _process
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _process, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import MissingDependency, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
@@ -167,9 +167,7 @@ def _remove(guest: str) -> None:
     """Take the image away, and what a run that was killed has left of it."""
     places = Places(guest)
     for path in (places.seed, places.seed_record):
-        for name in (path, f"{path}.new"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+        _whole_files.remove(path)
 
 
 def _maker() -> t.Optional[list[str]]:
@@ -226,26 +224,16 @@ def _by_program(maker: t.Sequence[str], places: Places, files: t.Mapping[str, by
 def _write(guest: str, image: bytes, uid: int, gid: int) -> None:
     """Put an image in the place of the one that is there; a guest that has that open keeps it."""
     path = Places(guest).seed
-    temporary = f"{path}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
     try:
-        _create(temporary, image, (uid, gid))
-        os.rename(temporary, path)
+        _whole_files.replace(path, image, mode=0o600, owner=(uid, gid))
     except OSError as error:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
         raise SystemFailure(f"the cloud-init seed {path} could not be written: {error.strerror}.") from None
 
 
 def _write_record(guest: str, digest: str) -> None:
     places = Places(guest)
-    temporary = f"{places.seed_record}.new"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
     record = {"digest": digest, "file": _identity(os.lstat(places.seed))}
-    _create(temporary, json.dumps(record).encode("ascii"))
-    os.rename(temporary, places.seed_record)
+    _whole_files.replace(places.seed_record, json.dumps(record), mode=0o600)
 
 
 def _identity(found: os.stat_result) -> list[int]:
@@ -257,11 +245,7 @@ def _content(path: str) -> bytes:
         return file.read()
 
 
-def _create(path: str, data: bytes, owner: t.Optional[tuple[int, int]] = None) -> None:
+def _create(path: str, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
-        if owner is not None:
-            os.fchown(file.fileno(), *owner)
         file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -14,7 +14,7 @@ import json
 import os
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _process
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
@@ -199,17 +199,9 @@ def _read_json(path: str) -> t.Any:
 
 
 def _write_json(path: str, data: t.Any) -> None:
-    temporary = f"{path}.new"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, path)
+        _whole_files.replace(path, json.dumps(data, indent=1) + "\n", mode=0o600)
     except OSError as error:  # no space, as a rule
-        _unlink(temporary)
         raise SystemFailure(f"{path} cannot be written ({error.strerror}).") from error
 
 

@@ -27,6 +27,7 @@ CARRIED = (
     "_process",
     "_rtnetlink",
     "_values",
+    "_whole_files",
     "_wire",
     "_uplink._deadman",
     "_uplink._entries",

@@ -20,6 +20,7 @@ import os
 import shutil
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _steps
@@ -99,7 +100,7 @@ class Transaction:
         os.makedirs(self.path, mode=0o700)
         self.write(journal)
         self._write("phase", dataclasses.asdict(Phase(PREPARED, now())))
-        _steps.sync_directory(os.path.dirname(self.path))
+        _whole_files.sync(os.path.dirname(self.path))
 
     def write(self, journal: Journal) -> None:
         """Put a newer journal in the place of the old one."""
@@ -156,14 +157,7 @@ class Transaction:
             os.close(descriptor)
 
     def _write(self, name: str, content: t.Any) -> None:
-        temporary = self.file(f"{name}.{os.getpid()}")
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(temporary, self.file(name))
-        _steps.sync_directory(self.path)
+        _whole_files.replace(self.file(name), json.dumps(content), mode=0o600)
 
 
 def transactions(directory: str = DIRECTORY) -> list[Transaction]:

@@ -11,14 +11,13 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _process
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 
 # What a program may take before it counts as failed, in seconds.
@@ -34,24 +33,11 @@ class WriteFile:
     mode: int = 0o644
 
     def perform(self) -> None:
-        directory = os.path.dirname(self.path)
         if self.content is None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(self.path)
+            _whole_files.remove(self.path)
         else:
-            os.makedirs(directory, exist_ok=True)
-            # Hidden, so that no pattern such as interfaces.d/* takes what a power cut leaves for the file itself.
-            temporary = os.path.join(directory, f".{os.path.basename(self.path)}.labspan-new")
-            flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, self.mode)
-            with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                os.fchmod(file.fileno(), self.mode)
-                file.write(self.content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.rename(temporary, self.path)
-        with contextlib.suppress(FileNotFoundError):
-            sync_directory(directory)
+            _whole_files.make_directories(os.path.dirname(self.path))
+            _whole_files.replace(self.path, self.content.encode("utf-8", "surrogateescape"), mode=self.mode)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,12 +123,3 @@ def keep(path: str) -> WriteFile:
             return WriteFile(path, file.read(), os.fstat(file.fileno()).st_mode & 0o7777)
     except FileNotFoundError:
         return WriteFile(path, None)
-
-
-def sync_directory(path: str) -> None:
-    """Make the names in a directory outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
