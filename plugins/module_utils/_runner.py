@@ -100,6 +100,21 @@ def run(module: AnsibleModule, build: t.Callable[[dict[str, t.Any]], t.Sequence[
     module.exit_json(**result)
 
 
+def run_reader(module: AnsibleModule, read: t.Callable[[dict[str, t.Any], list[str]], dict[str, t.Any]]) -> t.NoReturn:
+    """End a module that only looks, with what C(read) finds; it appends what it could not see to the warnings.
+
+    It takes no lock: looking is possible while another run is at work.
+    """
+    warnings: list[str] = []
+    try:
+        result = read(module.params, warnings)
+    except LabspanError as error:
+        module.fail_json(msg=str(error), **error.details)
+    for warning in dict.fromkeys(warnings):
+        module.warn(warning)
+    module.exit_json(changed=False, **result)
+
+
 def converge(
     build: t.Callable[[], t.Sequence[Resource[t.Any]]],
     *,
