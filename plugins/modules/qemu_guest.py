@@ -312,6 +312,12 @@ options:
             guest starts; when not enough are free, it does not.
           - The default for a new guest is V(false).
         type: bool
+      labels: &labels
+        description:
+          - Keys and values by which to sort guests. The whole of it; an empty dictionary takes all away.
+          - They are kept with the guest's definition, for people and for the inventory (P(labspan.vmnet.guests#inventory)). QEMU does
+            not hear of them, so a change of them never touches the guest.
+        type: dict
       kernel: &kernel
         description: A Linux kernel to boot directly, on the managed host. The empty string goes back to booting from the disks.
         type: str
@@ -447,6 +453,7 @@ options:
   tpm: *tpm
   limits: *limits
   hugepages: *hugepages
+  labels: *labels
   kernel: *kernel
   initrd: *initrd
   cmdline: *cmdline
@@ -616,6 +623,13 @@ EXAMPLES = r"""
       cpu_quota: 50
       memory_max: 3G
 
+- name: Say what a guest is for, which the inventory makes groups of
+  labspan.vmnet.qemu_guest:
+    name: vm1
+    labels:
+      role: web
+      stage: test
+
 - name: Plug one more NIC and disk into a guest that runs; without them in the lists, they are pulled out again
   labspan.vmnet.qemu_guest:
     name: vm1
@@ -768,6 +782,10 @@ guests:
       description: As the option.
       type: bool
       sample: false
+    labels: &return_labels
+      description: As the option.
+      type: dict
+      sample: {role: web}
     kernel: &return_kernel
       description: As the option, or null.
       type: str
@@ -867,6 +885,7 @@ guest:
     tpm: *return_tpm
     limits: *return_limits
     hugepages: *return_hugepages
+    labels: *return_labels
     kernel: *return_kernel
     initrd: *return_initrd
     cmdline: *return_cmdline

@@ -77,6 +77,7 @@ OPTIONS: Options = {
     "tpm": {"type": "bool"},
     "limits": {"type": "dict", "options": LIMITS},
     "hugepages": {"type": "bool"},
+    "labels": {"type": "dict"},
     "kernel": {"type": "str"},
     "initrd": {"type": "str"},
     "cmdline": {"type": "str"},

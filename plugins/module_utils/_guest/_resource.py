@@ -678,6 +678,7 @@ def _render(guest: GuestState, pending: list[str], name: str) -> dict[str, t.Any
         tpm=spec.tpm,
         hugepages=spec.hugepages,
         limits=spec.limits.given(),
+        labels=spec.labels.given(),
         **_firmware.render(spec, places.variables),
         service=_units.unit(name) if expected or guest.unit.drop_in is not None else None,
         autostart=spec.autostart if expected else guest.unit.enabled,

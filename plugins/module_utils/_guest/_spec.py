@@ -16,8 +16,16 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _cache, _firmware, _limits, _seed, _vhost
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
+    _cache,
+    _firmware,
+    _labels,
+    _limits,
+    _seed,
+    _vhost,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._firmware import Uefi
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._labels import Labels
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._limits import Limits
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 
@@ -142,6 +150,7 @@ class GuestSpec:
     tpm: bool = False
     limits: Limits = dataclasses.field(default_factory=Limits)
     hugepages: bool = False
+    labels: Labels = dataclasses.field(default_factory=Labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -498,6 +507,7 @@ _READERS: t.Mapping[str, t.Callable[[str, t.Any], t.Any]] = {
     "architecture": _word,
     "kernel": _optional_path,
     "initrd": _optional_path,
+    "labels": _labels.read,
     "limits": lambda _option, value: _limits.read(value, disk_size),
     "firmware_code": _optional_path,
     "firmware_variables": _optional_path,
@@ -525,5 +535,7 @@ def from_data(stored: Options) -> GuestSpec:
         fields["uefi"] = Uefi(**fields["uefi"])
     if "limits" in fields:
         fields["limits"] = _limits.from_data(fields["limits"])
+    if "labels" in fields:
+        fields["labels"] = _labels.from_data(fields["labels"])
     fields["cloud_init"] = _seed.from_data(fields.get("cloud_init"))
     return GuestSpec(**fields)

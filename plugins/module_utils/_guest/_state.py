@@ -43,7 +43,7 @@ BROKEN_STATES = ("internal-error", "guest-panicked", "shutdown")
 SEPARATE = ("disks", "nics", "accelerator", "network", "service_manager", "cloud_init", "uefi")
 
 #: Attributes of a guest that concern those who run QEMU, not QEMU: they change while it runs.
-SETTINGS = ("autostart", "shutdown_timeout", "limits")
+SETTINGS = ("autostart", "shutdown_timeout", "limits", "labels")
 
 #: Seconds that a guest gets to power off when its start is taken back.
 _UNDO_PATIENCE = 5.0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
@@ -60,6 +61,9 @@ def test_other_memory_is_refused(text: str) -> None:
         ({"cmdline": "a\nb", "kernel": "/k"}, "more than one line"),
         ({"machine": "q35 -monitor"}, "no place in a value for QEMU"),
         ({"user": "-x"}, "is not the name of an account"),
+        ({"labels": {"a b": "c"}}, "labels: 'a b' is not a usable key"),
+        ({"labels": {"a": ["c"]}}, r"labels\.a: \['c'\] is not a text"),
+        ({"labels": {"a": "b\nc"}}, "one line"),
         ({"shutdown_timeout": -1.0}, "before now"),
         ({"remove_disks": True}, "with state: absent only"),
         ({"wait_for": "console"}, "needs console_pattern"),
@@ -125,6 +129,16 @@ def test_disks_must_find_a_place(machine: str, buses: list[str], fits: bool) -> 
     else:
         with pytest.raises(InvalidInput):
             _spec.define(asked, None, disks)
+
+
+def test_labels_are_texts_in_one_order_and_stay_unless_given() -> None:
+    asked = wish(labels={"stage": "test", 7: 1, "lab": None, "on": True})
+    spec = _spec.define(asked, None, ())
+    assert spec.labels.given() == {"7": "1", "lab": "", "on": "true", "stage": "test"}
+    assert spec == _spec.define(wish(labels={"on": "true", "lab": "", "stage": "test", "7": "1"}), None, ())
+    assert _spec.define(wish(), spec, ()).labels == spec.labels
+    assert _spec.define(wish(labels={}), spec, ()).labels.given() == {}
+    assert _spec.from_data(json.loads(json.dumps(_spec.to_data(spec)))) == spec
 
 
 def test_a_cd_drive_is_empty_unless_it_has_a_path() -> None:

@@ -11,6 +11,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refus
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _state
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._disks import MadeDisk
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._images import Image
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._labels import Labels
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Unit, Want
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
@@ -41,6 +42,7 @@ def kinds(have: GuestState, wanted: Want) -> list[str]:
 MORE = dataclasses.replace(SPEC, memory=1024)
 WITH_DISK = dataclasses.replace(SPEC, disks=(Disk("/d", "qcow2", "virtio", size=2048),))
 IMAGE = Image("/d", "qcow2", 1024, 1, 2)
+LABELLED = dataclasses.replace(SPEC, labels=Labels((("role", "web"),)))
 NICS = (Nic("52:54:00:00:00:01", "e1000"), Nic("52:54:00:00:00:02", "e1000", tap="t0"))
 PULLED = dataclasses.replace(SPEC, nics=(NICS[0], dataclasses.replace(NICS[1], link=False)))
 
@@ -73,6 +75,8 @@ PULLED = dataclasses.replace(SPEC, nics=(NICS[0], dataclasses.replace(NICS[1], l
         (alive(), want(spec=MORE), []),
         (alive(), want(spec=MORE, restart="if_needed"), ["Stop", "Define", "Start"]),
         (alive(), want(restart="if_needed"), []),
+        (alive(), want(spec=LABELLED, restart="if_needed"), ["Define"]),
+        (GuestState(definition(LABELLED)), want("stopped"), ["Define"]),
         (alive("internal-error"), want(restart="if_needed"), ["Stop", "Start"]),
         (alive(), want("restarted", restart_of=PROCESS), ["Stop", "Start"]),
         (alive(), want("restarted", restart_of=Process(7, 600)), []),
