@@ -48,7 +48,7 @@ def test_a_tap_of_no_guest_is_a_port_of_its_own() -> None:
 
 
 def test_a_guest_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(AnsibleFilterError, match=r"ports\[0\] .* no guest that has a NIC number 1 on br0"):
+    with pytest.raises(AnsibleFilterError, match=r"ports\[0\]: .* no guest that has a NIC number 1 on br0"):
         ports({"tap": "tap0"}, more=[{"guest": "web", "nic": 1}])
 
 
