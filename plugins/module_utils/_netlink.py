@@ -11,6 +11,7 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 from __future__ import annotations
 
 import functools
+import sys
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _rtnetlink
@@ -20,6 +21,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import (
     MAIN_TABLE,
     Address,
     BridgeInfo,
+    Learnt,
     Link,
     Neighbour,
     PortInfo,
@@ -35,6 +37,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._wire import (
     Message,
     Refusal,
     Wire,
+    pack_attributes,
 )
 
 __all__ = [
@@ -43,6 +46,7 @@ __all__ = [
     "MAIN_TABLE",
     "Address",
     "BridgeInfo",
+    "Learnt",
     "Link",
     "Neighbour",
     "Netlink",
@@ -64,6 +68,7 @@ _RTM_DELADDR = 21
 _RTM_GETADDR = 22
 _RTM_GETROUTE = 26
 _RTM_GETNEIGH = 30
+_IFLA_EXT_MASK = 29
 _IFF_UP = 0x1
 _RTEXT_FILTER_BRVLAN = 0x2
 _RTEXT_FILTER_SKIP_STATS = 0x8
@@ -73,6 +78,12 @@ _BRIDGE_FLAGS_SELF = 2
 _VLAN_PVID = 0x2
 _VLAN_UNTAGGED = 0x4
 _FOREVER = 0xFFFFFFFF
+
+
+# What is asked is a header of zeros, so that a host that is only looked at needs no pyroute2, nor its time.
+_ANY_ADDRESS = bytes(8)
+_ANY_ROUTE = bytes(12)
+_ANY_NEIGHBOUR = bytes(12)
 
 
 class Request(t.NamedTuple):
@@ -102,7 +113,7 @@ class Netlink:
 
     def links(self) -> dict[str, Link]:
         """Every interface by name."""
-        request = _message("link", attrs=[("IFLA_EXT_MASK", _RTEXT_FILTER_SKIP_STATS)])
+        request = _any_link(_RTEXT_FILTER_SKIP_STATS)
         found = [_rtnetlink.parse_link_header(reply) for reply in self._dump("links", _RTM_GETLINK, request)]
         names = {
             index: _rtnetlink.parse_text(attributes[_rtnetlink.IFLA_IFNAME]) for index, _flags, attributes in found
@@ -114,25 +125,32 @@ class Netlink:
     def addresses(self) -> list[Address]:
         """Every address of every interface, in the kernel's order."""
         names = self._known_names()
-        replies = self._dump("addresses", _RTM_GETADDR, _message("address"))
+        replies = self._dump("addresses", _RTM_GETADDR, _ANY_ADDRESS)
         return [address for reply in replies for address in _rtnetlink.parse_addresses(reply, names)]
 
     def routes(self) -> list[Route]:
         """Every unicast route of every table."""
         names = self._known_names()
-        replies = self._dump("routes", _RTM_GETROUTE, _message("route"))
+        replies = self._dump("routes", _RTM_GETROUTE, _ANY_ROUTE)
         return [route for reply in replies for route in _rtnetlink.parse_routes(reply, names)]
 
     def neighbours(self) -> list[Neighbour]:
         """Every neighbour whose MAC address the kernel knows, or knew until lately."""
         names = self._known_names()
-        replies = self._dump("neighbours", _RTM_GETNEIGH, _message("neighbour"))
+        replies = self._dump("neighbours", _RTM_GETNEIGH, _ANY_NEIGHBOUR)
         return [neighbour for reply in replies for neighbour in _rtnetlink.parse_neighbours(reply, names)]
+
+    def learnt(self) -> list[Learnt]:
+        """What all bridges have learnt of who is behind their ports: their forwarding databases."""
+        names = self._known_names()
+        request = bytes([_AF_BRIDGE]) + _ANY_NEIGHBOUR[1:]
+        replies = self._dump("forwarding databases", _RTM_GETNEIGH, request)
+        return [entry for reply in replies for entry in _rtnetlink.parse_learnt(reply, names)]
 
     def vlans(self) -> dict[str, frozenset[Vlan]]:
         """The VLANs of every bridge and port; empty where the kernel has no bridge VLAN filtering."""
         names = self._known_names()
-        request = _message("link", family=_AF_BRIDGE, attrs=[("IFLA_EXT_MASK", _RTEXT_FILTER_BRVLAN)])
+        request = _any_link(_RTEXT_FILTER_BRVLAN, family=_AF_BRIDGE)
         found: dict[str, frozenset[Vlan]] = {}
         for reply in self._dump("VLANs", _RTM_GETLINK, request):
             index, _flags, _attributes = _rtnetlink.parse_link_header(reply)
@@ -162,8 +180,8 @@ class Netlink:
             self.links()
         return self._names or {}
 
-    def _dump(self, what: str, kind: int, message: t.Any) -> list[bytes]:
-        return self._wire.dump(what, kind, _encode(message))
+    def _dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
+        return self._wire.dump(what, kind, body)
 
 
 def create_bridge(name: str, mac: str) -> Request:
@@ -310,6 +328,11 @@ def _address_message(address: Address, index: int, attrs: list[tuple[str, t.Any]
     )
 
 
+def _any_link(extended: int, *, family: int = 0) -> bytes:
+    mask = pack_attributes([(_IFLA_EXT_MASK, extended.to_bytes(4, sys.byteorder))])
+    return _rtnetlink.LINK_HEADER.pack(family, 0, 0, 0, 0) + mask
+
+
 def _message(kind: str, attrs: t.Sequence[t.Any] = (), **fields: int) -> t.Any:
     message = _message_classes()[kind]()
     message.update(fields)
@@ -381,7 +404,6 @@ def _message_classes() -> dict[str, t.Any]:
         (20, "IFLA_IFALIAS", "asciiz"),
         (26, "IFLA_AF_SPEC", "spec"),
         (27, "IFLA_GROUP", "uint32"),
-        (29, "IFLA_EXT_MASK", "uint32"),
     )
     link_message = {"prefix": "IFLA_", "fields": link_fields, "nla_map": link_map, "spec": vlan_set}
     address_message = {
@@ -397,25 +419,9 @@ def _message_classes() -> dict[str, t.Any]:
         ),
         "cacheinfo": cache_info,
     }
-    neighbour_message = {
-        "prefix": "NDA_",
-        "fields": (
-            ("family", "B"),
-            ("__align", "3x"),
-            ("ifindex", "i"),
-            ("state", "H"),
-            ("flags", "B"),
-            ("ndm_type", "B"),
-        ),
-        "nla_map": (),
-    }
-    names = ("family", "dst_len", "src_len", "tos", "table", "proto", "scope", "type")
-    route_message = {"prefix": "RTA_", "fields": (*((name, "B") for name in names), ("flags", "I")), "nla_map": ()}
     return {
         "link": type("link_message", (netlink.nlmsg,), {**link_message, "info": bridge_info}),
         "port": type("port_message", (netlink.nlmsg,), {**link_message, "info": port_info}),
         "vlans": type("vlan_message", (netlink.nlmsg,), {**link_message, "info": bridge_info}),
         "address": type("address_message", (netlink.nlmsg,), address_message),
-        "neighbour": type("neighbour_message", (netlink.nlmsg,), neighbour_message),
-        "route": type("route_message", (netlink.nlmsg,), route_message),
     }

@@ -151,6 +151,13 @@ class Route:
     scope: int
 
 
+class Learnt(t.NamedTuple):
+    """A MAC address that a bridge has learnt to be behind one of its ports."""
+
+    port: str
+    mac: str
+
+
 class Neighbour(t.NamedTuple):
     """Who has an address on a link, as far as the kernel knows."""
 
@@ -341,7 +348,9 @@ def parse_addresses(message: bytes, names: t.Mapping[int, str]) -> t.Iterator[Ad
 _NEIGHBOUR_HEADER = struct.Struct("=BxxxiHBB")
 _NDA_DST = 1
 _NDA_LLADDR = 2
+_NDA_MASTER = 9
 _NUD_UNKNOWN = 0x01 | 0x20 | 0x40  # incomplete, failed, noarp
+_NUD_PERMANENT = 0x80
 
 
 def parse_neighbours(message: bytes, names: t.Mapping[int, str]) -> t.Iterator[Neighbour]:
@@ -353,6 +362,15 @@ def parse_neighbours(message: bytes, names: t.Mapping[int, str]) -> t.Iterator[N
     if len(attributes.get(_NDA_LLADDR, b"")) == 6 and _NDA_DST in attributes:
         address = str(ipaddress.ip_address(attributes[_NDA_DST]))
         yield Neighbour(names[index], address, _mac(attributes[_NDA_LLADDR]))
+
+
+def parse_learnt(message: bytes, names: t.Mapping[int, str]) -> t.Iterator[Learnt]:
+    """The entry of a bridge's forwarding database in a neighbour message, unless it is an interface's own address."""
+    _family, index, state, _flags, _kind = _NEIGHBOUR_HEADER.unpack_from(message, HEADER.size)
+    attributes = parse_attributes(message, HEADER.size + _NEIGHBOUR_HEADER.size)
+    mac = attributes.get(_NDA_LLADDR, b"")
+    if index in names and len(mac) == 6 and _NDA_MASTER in attributes and not state & _NUD_PERMANENT:
+        yield Learnt(names[index], _mac(mac))
 
 
 # linux/rtnetlink.h

@@ -120,6 +120,23 @@ def test_addresses_of_interfaces_that_came_meanwhile_are_left_out() -> None:
     assert list(_rtnetlink.parse_addresses(message(20, body), NAMES)) == []
 
 
+def learnt_message(*attributes: bytes, state: int = 0x2, index: int = 5) -> bytes:
+    return bytes(16) + struct.pack("=BxxxiHBB", 7, index, state, 0x2, 0) + b"".join(attributes)
+
+
+def test_a_bridge_has_learnt_macs_behind_ports_and_its_own_are_not_among_them() -> None:
+    mac, master = attribute(2, bytes.fromhex("5254000000ff")), attribute(9, struct.pack("=I", 2))
+    (entry,) = _rtnetlink.parse_learnt(learnt_message(mac, master), NAMES)
+    assert entry == (NAMES[5], "52:54:00:00:00:ff")
+    for other in (
+        learnt_message(mac, master, state=0x80),  # an interface's own
+        learnt_message(mac),  # not of a bridge
+        learnt_message(mac, master, index=77),  # a port that came after the names were read
+        learnt_message(master),
+    ):
+        assert not list(_rtnetlink.parse_learnt(other, NAMES))
+
+
 def route_message(*attributes: bytes, prefix: int = 0, table: int = 254, kind: int = 1, flags: int = 0) -> bytes:
     head = struct.pack("=BBBBBBBBI", socket.AF_INET, prefix, 0, 0, table, 3, 0, kind, flags)
     return message(24, head + b"".join(attributes))
