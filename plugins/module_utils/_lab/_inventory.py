@@ -46,7 +46,8 @@ class Network:
     @property
     def gateway(self) -> str:
         """The bridge's IPv4 address, where it is given."""
-        gateways = [text for text in self.options.get("gateway") or () if text]
+        told = self.options.get("gateway") or ()
+        gateways = [text for text in ([told] if isinstance(told, str) else told) if text]
         return str(gateways[0]) if gateways else ""
 
     @property

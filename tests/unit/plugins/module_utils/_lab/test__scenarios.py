@@ -1,7 +1,7 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What a host is told by its inventory is what its roles would tell it."""
+"""What a host is told by what its inventory says."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import pathlib
 import typing as t
 
 import pytest
-import yaml
 from ansible_collections.labspan.vmnet.plugins.module_utils import _bridge_options
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _options as _guest_options
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import derived_mac, derived_tap
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab import _language
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._language import given
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._scenarios import Lab, expand
+
+yaml = pytest.importorskip("yaml")
 
 ROLES = pathlib.Path(__file__).resolve().parents[5] / "roles"
 MAC = "52:54:00:00:00:01"
