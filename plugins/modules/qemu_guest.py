@@ -160,6 +160,10 @@ options:
               - The bridge that the interface is on. A tap is made for it, named by O(guests[].nics[].tap) or after the guest, and
                 removed with the guest.
             type: str
+          network:
+            description:
+              - The network that this tap belongs to, for a guest with interfaces on several. The default is O(guests[].network).
+            type: str
           user:
             description: Use QEMU's own user-mode network, which reaches out and is not reached.
             type: bool
@@ -382,7 +386,7 @@ options:
         type: bool
       network: &network
         description:
-          - The network that taps made for the guest belong to. The default is the name of the bridge.
+          - The network that taps made for the guest belong to, unless an interface names its own. The default is the name of the bridge.
         type: str
       extra_args: &extra_args
         description: More arguments for QEMU, one list entry for each word. They are passed as they are.

@@ -26,6 +26,7 @@ DISK: Options = {
 NIC: Options = {
     "tap": {"type": "str"},
     "bridge": {"type": "str"},
+    "network": {"type": "str"},
     "user": {"type": "bool"},
     "mac": {"type": "str"},
     "model": {"type": "str", "choices": list(_spec.MODELS)},

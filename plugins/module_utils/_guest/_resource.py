@@ -603,7 +603,7 @@ def _bridged_taps(
             **({"owner": owner, "persistent": _interfaces.AS_BRIDGE} if owner is not None else {}),
             "name": nic.tap,
             "bridge": nic.bridge,
-            "network": network or nic.bridge,
+            "network": nic.network or network or nic.bridge,
             "multi_queue": nic.queues > 1,
         }
         for nic in nics

@@ -84,11 +84,13 @@ def unit_of(wish: Wish, definition: Definition) -> Unit:
 
 def _networks(spec: GuestSpec) -> list[str]:
     """The networks that the guest is on, by whose units it is preceded at boot."""
+    found = {nic.network for nic in spec.nics if nic.network is not None}
     if spec.network is not None:
-        return [spec.network]
-    found = set()
+        return sorted({spec.network, *found})
     for nic in spec.nics:
-        owner = nic.bridge or (_links.owner_of(_links.read_alias(nic.tap) or "") if nic.tap is not None else None)
+        owner = nic.network or nic.bridge
+        if owner is None and nic.tap is not None:
+            owner = _links.owner_of(_links.read_alias(nic.tap) or "")
         if owner is not None:
             found.add(owner)
     return sorted(found)

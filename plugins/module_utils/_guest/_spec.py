@@ -94,6 +94,8 @@ class Nic:
     tap: t.Optional[str] = None
     bridge: t.Optional[str] = None
     """Set when the tap is made for this NIC, as a port of this bridge."""
+    network: t.Optional[str] = dataclasses.field(default=None, compare=False)
+    """Whose that tap is, where it is not the guest's network's. The device is the same whosever its tap is."""
     queues: int = 1
     link: bool = True
     vhost: str = "auto"
@@ -420,6 +422,7 @@ def _nic(guest: str, index: int, entry: Options, identity: str) -> Nic:
         model="virtio-net-pci" if model == "virtio-net" else model,
         tap=None if user else _values.interface_name(f"{where}.tap", tap or derived_tap(guest, index, queues)),
         bridge=_values.interface_name(f"{where}.bridge", bridge) if bridge else None,
+        network=_values.object_name(f"{where}.network", entry["network"]) if entry.get("network") else None,
         queues=queues,
         link=entry.get("link") is not False,
         vhost=vhost,

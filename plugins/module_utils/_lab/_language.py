@@ -48,7 +48,7 @@ def _list_of(options: Options) -> Options:
     return {"type": "list", "elements": "dict", "options": options}
 
 
-NIC: Options = {**_guest_options.NIC, "network": {"type": "str"}, "address": {"type": "str"}}
+NIC: Options = {**_guest_options.NIC, "address": {"type": "str"}}
 
 GUEST: Options = {
     **entry(_guest_options.OPTIONS, "network", required=("name",)),

@@ -74,9 +74,9 @@ def test_a_guest_is_on_several_networks() -> None:
     )
     nics = [given(nic) for nic in lab.guests[0]["nics"]]
     assert nics[0] == {"bridge": "one0"}
-    assert nics[1]["bridge"] == "two0"
-    assert (nics[2]["tap"], nics[3]) == ("tap2", {"tap": "other"})
-    assert "bridge" not in nics[2]
+    assert nics[1] == {"bridge": "two0", "network": "two"}
+    assert nics[2] == {"tap": "tap2", "network": "two"}
+    assert nics[3] == {"tap": "other"}
     assert lab.guests[0]["network"] == "one"
     assert lab.taps[0]["owner"] == "labspan-web"
 
