@@ -169,7 +169,7 @@ def asked(params: t.Mapping[str, t.Any], where: str) -> Asked:
         host_services=given["host_services"],
         host_access=HostAccess(given["host_access"]),
         lan_access=given.get("lan_access", not masquerade),
-        port_forwards=_port_forwards(f"{where}port_forwards", given["port_forwards"]),
+        port_forwards=port_forwards(f"{where}port_forwards", given["port_forwards"]),
         backend=given["backend"],
     )
 
@@ -195,11 +195,12 @@ def _ports(option: str, text: str) -> str:
     return "-".join(str(number) for number in numbers)
 
 
-def _port_forwards(option: str, entries: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[PortForward, ...]:
-    forwards = tuple(_port_forward(f"{option}[{number}]", entry) for number, entry in enumerate(entries))
+def port_forwards(option: str, entries: t.Sequence[t.Mapping[str, t.Any]]) -> tuple[PortForward, ...]:
+    """The forwards of a network, none of which takes another one's port."""
+    forwards = tuple(port_forward(f"{option}[{number}]", entry) for number, entry in enumerate(entries))
     for position, forward in enumerate(forwards):
         for other in forwards[position + 1 :]:
-            if _clash(forward, other):
+            if same_port(forward, other):
                 raise InvalidInput(
                     f"{option}[].host_port",
                     other.host_port,
@@ -208,13 +209,15 @@ def _port_forwards(option: str, entries: t.Sequence[t.Mapping[str, t.Any]]) -> t
     return forwards
 
 
-def _clash(one: PortForward, other: PortForward) -> bool:
+def same_port(one: PortForward, other: PortForward) -> bool:
+    """Whether both are for the same port of the host."""
     same = (one.family, one.protocol) == (other.family, other.protocol)
     hosts = {one.host_address, other.host_address}
     return same and (len(hosts) == 1 or None in hosts) and _overlap(one.host_port, other.host_port)
 
 
-def _port_forward(option: str, entry: t.Mapping[str, t.Any]) -> PortForward:
+def port_forward(option: str, entry: t.Mapping[str, t.Any]) -> PortForward:
+    """Check one forward."""
     guest = _address(f"{option}.guest_address", entry["guest_address"])
     host = entry.get("host_address")
     host = _address(f"{option}.host_address", host) if host else None
@@ -262,7 +265,7 @@ def check_together(entries: t.Sequence[Asked]) -> None:
                 if clash is not None:
                     raise InvalidInput("sources", str(clash), f"of {other.name} overlaps {subnet} of {entry.name}.")
             for forward in entry.port_forwards:
-                rival = next((rival for rival in other.port_forwards if _clash(forward, rival)), None)
+                rival = next((rival for rival in other.port_forwards if same_port(forward, rival)), None)
                 if rival is not None:
                     raise InvalidInput(
                         "port_forwards[].host_port",

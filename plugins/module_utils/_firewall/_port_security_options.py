@@ -58,7 +58,9 @@ def asked(params: t.Mapping[str, t.Any], where: str, *, identity: str) -> PortFi
     C(identity) is the host's, for the MAC addresses of guests that name none.
     """
     name = _values.object_name(f"{where}name", params["name"])
-    ports = [_port(f"{where}ports[{number}]", port, identity) for number, port in enumerate(params.get("ports") or ())]
+    ports = [
+        read_port(f"{where}ports[{number}]", port, identity) for number, port in enumerate(params.get("ports") or ())
+    ]
     _check_unique(f"{where}ports[]", ports)
     protected = params.get("protected_addresses") or ()
     return PortFilter(
@@ -82,7 +84,8 @@ def check_together(filters: t.Sequence[PortFilter]) -> None:
             seen[port.tap] = wanted.network
 
 
-def _port(option: str, params: t.Mapping[str, t.Any], identity: str) -> Port:
+def read_port(option: str, params: t.Mapping[str, t.Any], identity: str) -> Port:
+    """Check the entry of one port."""
     addresses = params.get("addresses")
     tap, mac = params.get("tap"), params.get("mac")
     if params.get("guest"):
