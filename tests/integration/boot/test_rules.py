@@ -208,6 +208,26 @@ def test_a_firewalld_that_starts_reloads_and_ends_leaves_the_rules(host: SystemH
     assert host.out("systemctl", "is-active", SERVICE).strip() == "active"
 
 
+@slow
+@pytest.mark.parametrize("backend", ["nftables", "iptables"])
+def test_a_ufw_that_comes_reloads_and_goes_leaves_the_rules(host: SystemHost, guest: Host, backend: str) -> None:
+    provision(host, backend=backend)
+    before = ruleset(host)
+    try:
+        host.run("ufw", "--force", "enable")
+        await_condition(lambda: ruleset(host) == before, "the rules after ufw was switched on")
+        host.run("ufw", "route", "allow", "in", "on", "br0", "out", "on", "uplink0")
+        for words in (("reload",), ("disable",), ("--force", "enable")):
+            host.run("ufw", *words)
+            assert ("Status: active" in host.out("ufw", "status")) == (words != ("disable",))
+            assert ("-P FORWARD DROP" in host.out("iptables", "-S", "FORWARD")) == (words != ("disable",))
+            await_condition(lambda: ruleset(host) == before, f"the rules after ufw's {words[-1]}")
+            await_condition(lambda: reaches_lan(guest), "a masqueraded packet's answer")
+        assert not host.converge("nat_masquerade", {**NAT, "backend": backend, "forward": False})["actions"]
+    finally:
+        host.run("ufw", "--force", "reset")
+
+
 def test_the_watch_writes_nothing_while_nobody_else_does(host: SystemHost) -> None:
     provision(host)
     await_condition(lambda: watches(host), "the watch to listen")
