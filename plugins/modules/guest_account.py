@@ -15,6 +15,7 @@ description:
   - The account of the guest C(vm1) is C(labspan-vm1). For a name that no account can have it is made of a checksum.
   - M(labspan.vmnet.qemu_guest) takes it for a new guest when it is there. Taps that systemd starts guests on must belong to it,
     see O(labspan.vmnet.tap_device#module:owner).
+  - An account of which only a part is there, as a power cut leaves it, is made anew with its number.
 extends_documentation_fragment:
   - labspan.vmnet._attributes
   - labspan.vmnet._attributes.actiongroup_vmnet

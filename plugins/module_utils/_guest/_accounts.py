@@ -8,11 +8,15 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
+import grp
+import os
 import pwd
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _values
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _values, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _store
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._account_names import SHARED, name_of
@@ -29,6 +33,11 @@ OPTIONS: Options = {
 
 #: In the field for the full name, by which an account is known as made here.
 _COMMENT = "guest %s of labspan.vmnet"
+
+_ETC = "/etc"
+#: Who works on the accounts holds this with fcntl(2), as lckpwdf(3) does, beside files of its own that last.
+_LOCK = ".pwd.lock"
+_LASTING_LOCKS = tuple(f"{name}.lock" for name in ("passwd", "shadow", "group", "gshadow", "subuid", "subgid"))
 
 
 def default_for(guest: str, *, expected: bool = False) -> str:
@@ -54,6 +63,8 @@ class Entry:
     uid: t.Optional[int]
     """None for one that is not made yet."""
     comment: str
+    whole: bool = True
+    """Whether it has its group and its place among the passwords, which useradd writes last."""
 
 
 State = t.Mapping[str, Entry]
@@ -78,7 +89,11 @@ class Accounts(Resource[State]):
 
     def read(self) -> State:
         found = {guest: _find(name_of(guest)) for guest in self._wanted}
-        return {guest: Entry(entry.pw_uid, entry.pw_gecos) for guest, entry in found.items() if entry is not None}
+        return {
+            guest: Entry(entry.pw_uid, entry.pw_gecos, _is_whole(entry.pw_name))
+            for guest, entry in found.items()
+            if entry is not None
+        }
 
     def plan(self, have: State, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
         changes = []
@@ -92,6 +107,10 @@ class Accounts(Resource[State]):
             if present and entry is None:
                 after = Entry(None, _COMMENT % guest)
                 changes.append(SetAccount(f"account {account}", f"Make the account {account}", None, after, guest))
+            elif present and entry is not None and not entry.whole:
+                sentence = f"Make the account {account} anew, of which there is only a part"
+                whole = dataclasses.replace(entry, whole=True)
+                changes.append(SetAccount(f"account {account}", sentence, entry, whole, guest))
             elif not present and entry is not None and self._may_go(guest, account):
                 sentence = f"Remove the account {account}"
                 changes.append(SetAccount(f"account {account}", sentence, entry, None, guest))
@@ -118,12 +137,19 @@ class Accounts(Resource[State]):
         return state
 
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
+        _remove_dead_locks()
         for change in t.cast("t.Sequence[SetAccount]", changes):
             if change.after is None:
                 _run("userdel", name_of(change.guest))
-            else:
+            elif change.before is None:
                 _make(change.guest)
+            elif not change.before.whole:
+                _run("userdel", name_of(change.guest))
+                _make(change.guest, change.before.uid)
             done.append(change)
+        if changes:
+            # That the programs have let go of their locks is to be on the disk, too.
+            _whole_files.sync(_ETC)
 
     def render(self, state: State) -> dict[str, dict[str, t.Any]]:
         return {guest: {"account": name_of(guest), "uid": entry.uid} for guest, entry in state.items()}
@@ -135,8 +161,45 @@ def _specs(name: str) -> t.Iterator[t.Any]:
         yield definition.spec
 
 
-def _make(guest: str) -> None:
-    words = ["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+def _is_whole(account: str) -> bool:
+    places = (os.path.join(_ETC, name) for name in ("shadow", "gshadow"))
+    return _has_group(account) and all(_has_line(place, account) for place in places)
+
+
+def _has_group(name: str) -> bool:
+    try:
+        grp.getgrnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _has_line(path: str, account: str) -> bool:
+    """Whether a file has a line about the account, or cannot be asked."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return any(line.startswith(f"{account}:") for line in file)
+    except OSError:
+        return True
+
+
+def _remove_dead_locks() -> None:
+    """Remove lock files that a power cut has left empty: nobody holds them, and every useradd would wait in vain."""
+    locks = [os.path.join(_ETC, name) for name in _LASTING_LOCKS]
+    if not any(os.path.exists(lock) for lock in locks):
+        return
+    with contextlib.suppress(OSError), open(os.path.join(_ETC, _LOCK), "ab") as ours:
+        fcntl.lockf(ours, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for lock in locks:
+            with contextlib.suppress(FileNotFoundError):
+                if os.lstat(lock).st_size == 0:
+                    os.unlink(lock)
+
+
+def _make(guest: str, uid: t.Optional[int] = None) -> None:
+    words = ["--system", "--no-create-home", "--home-dir", "/nonexistent"]
+    words += ["--gid", name_of(guest)] if _has_group(name_of(guest)) else ["--user-group"]
+    words += ["--uid", str(uid)] if uid is not None else []
     words += ["--shell", "/usr/sbin/nologin", "--comment", _COMMENT % guest]
     _run("useradd", *words, name_of(guest))
 
