@@ -77,7 +77,7 @@ lint-ruff:
 
 lint-mypy:
 	@echo "-- mypy --strict"
-	@packages=(); for package in module_utils modules connection filter inventory action; do \
+	@packages=(); for package in module_utils modules connection filter inventory action plugin_utils; do \
 		if compgen -G "plugins/$$package/*.py" >/dev/null; then packages+=(-p "ansible_collections.labspan.vmnet.plugins.$$package"); fi; \
 	done; mypy "$${packages[@]}"
 
