@@ -9,7 +9,7 @@ import typing as t
 import pytest
 from ansible_collections.labspan.vmnet.plugins.plugin_utils._mermaid import draw, escape
 from ansible_collections.labspan.vmnet.plugins.plugin_utils._view import read_hosts
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.lab_views import fleets, sample
 
@@ -82,6 +82,7 @@ def test_what_is_escaped_can_be_read_again(text: str) -> None:
     assert re.sub(r"#(\d+);", lambda code: chr(int(code[1])), escape(text)) == text
 
 
+@settings(max_examples=40, deadline=None)
 @given(fleets)
 def test_nothing_of_the_hosts_stands_outside_of_labels(fleet: dict[str, t.Any]) -> None:
     assert strangers(draw(read_hosts(fleet))) == []

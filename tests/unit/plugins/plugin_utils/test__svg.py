@@ -165,7 +165,7 @@ def test_every_guest_is_drawn_once_and_joined_to_its_networks_alone(name: str) -
 
 
 @given(fleets)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_whatever_a_fleet_holds_is_drawn_that_way(fleet: dict[str, t.Any]) -> None:
     drawn = page(fleet)
     assert faults(drawn) == []
@@ -221,7 +221,7 @@ def test_texts_stand_out_from_what_is_below_them(colours: _svg_style.Colours) ->
 
 
 @given(fleets)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_whatever_a_fleet_holds_is_sound_xml_with_nothing_from_elsewhere(fleet: dict[str, t.Any]) -> None:
     text = draw(read_hosts(fleet))
     root = ET.fromstring(text)

@@ -9,7 +9,7 @@ import pytest
 from ansible_collections.labspan.vmnet.plugins.plugin_utils._table import lease_left, table
 from ansible_collections.labspan.vmnet.plugins.plugin_utils._text import columns
 from ansible_collections.labspan.vmnet.plugins.plugin_utils._view import read_hosts
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.lab_views import fleets, sample
 
@@ -95,11 +95,13 @@ def test_a_width_without_sense_is_refused() -> None:
         lines(sample(), 39)
 
 
+@settings(max_examples=40, deadline=None)
 @given(fleets, st.integers(40, 200))
 def test_no_line_is_wider_than_it_may_be(fleet: dict[str, t.Any], width: int) -> None:
     assert all(columns(line) <= width for line in lines(fleet, width))
 
 
+@settings(max_examples=40, deadline=None)
 @given(fleets)
 def test_every_host_is_there(fleet: dict[str, t.Any]) -> None:
     found = lines(fleet, 400)

@@ -7,7 +7,7 @@ import typing as t
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.plugin_utils._view import Endpoint, Host, read_hosts
-from hypothesis import given
+from hypothesis import given, settings
 from support.lab_views import fleets, sample
 
 
@@ -93,6 +93,7 @@ def test_a_list_is_refused_with_what_is_needed() -> None:
         read_hosts([{}])
 
 
+@settings(max_examples=40, deadline=None)
 @given(fleets)
 def test_anything_of_the_shape_is_read_and_fit_to_print(fleet: dict[str, t.Any]) -> None:
     for each in read_hosts(fleet):
