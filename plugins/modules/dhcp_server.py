@@ -325,6 +325,10 @@ servers:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.labspan.vmnet.plugins.module_utils import _as_needed
+
+_as_needed.install()
+
 from ansible_collections.labspan.vmnet.plugins.module_utils._dhcp import build
 from ansible_collections.labspan.vmnet.plugins.module_utils._dhcp_options import OPTIONS
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import bulk_spec

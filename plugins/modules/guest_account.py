@@ -107,6 +107,10 @@ account:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.labspan.vmnet.plugins.module_utils import _as_needed
+
+_as_needed.install()
+
 from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _accounts
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._accounts import OPTIONS

@@ -407,6 +407,10 @@ bridge:
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.labspan.vmnet.plugins.module_utils import _as_needed
+
+_as_needed.install()
+
 from ansible_collections.labspan.vmnet.plugins.module_utils import _items, _runner
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _bridge_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_options import OPTIONS

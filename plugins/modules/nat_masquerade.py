@@ -332,6 +332,10 @@ networks:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.labspan.vmnet.plugins.module_utils import _as_needed
+
+_as_needed.install()
+
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._networks import build
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._options import OPTIONS
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import bulk_spec

@@ -907,6 +907,10 @@ guest:
 
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _as_needed
+
+_as_needed.install()
+
 from ansible_collections.labspan.vmnet.plugins.module_utils import _discreet, _items, _runner
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _resource, _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._options import OPTIONS

@@ -1,0 +1,77 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Imports of this collection out of Ansible's archive: compiled once, and executed when something in them is needed.
+
+Ansible sends a module and all that it might import as a zip archive, which has no byte code: whatever is imported is
+compiled in each run, and by Python's own zipimport (3.9 to 3.13) twice, once only to find out the file's name. A rerun
+that finds nothing to change needs a third of what a change needs.
+
+Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import os
+import pkgutil
+import sys
+import types
+import typing as t
+import zipimport
+
+_PACKAGE = f"{__name__.rpartition('.')[0]}."
+
+
+def install() -> None:
+    """Import like that from now on, where this very file comes from an archive; anywhere else nothing is different.
+
+    Not for a module that works with threads: two of them might execute the same import.
+    """
+    if isinstance(getattr(__spec__, "loader", None), zipimport.zipimporter):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Loader:
+    """Compiles a file of an archive, with what tracebacks ask for."""
+
+    def __init__(self, archive: zipimport.zipimporter, path: str) -> None:
+        self._archive = archive
+        self._path = path
+
+    def create_module(self, _spec: importlib.machinery.ModuleSpec) -> None:
+        """Python's own kind of module will do."""
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Fill the module."""
+        code = compile(self.get_source(module.__name__), self._path, "exec", dont_inherit=True)
+        exec(code, module.__dict__)
+
+    def get_source(self, fullname: str) -> str:
+        """The text of the file."""
+        return t.cast("str", self._archive.get_source(fullname))
+
+
+class _Finder:
+    """Finds the files of this collection in an archive; packages are left to Python."""
+
+    def find_spec(
+        self, fullname: str, path: t.Optional[t.Sequence[str]], _target: t.Optional[types.ModuleType] = None
+    ) -> t.Optional[importlib.machinery.ModuleSpec]:
+        """The way to import a module, or None if it is not one of ours."""
+        if not fullname.startswith(_PACKAGE) or not path:
+            return None
+        archive = pkgutil.get_importer(path[0])
+        if not isinstance(archive, zipimport.zipimporter):
+            return None
+        try:
+            if archive.is_package(fullname):
+                return None
+        except zipimport.ZipImportError:
+            return None
+        location = os.path.join(path[0], f"{fullname.rpartition('.')[2]}.py")
+        loader = importlib.util.LazyLoader(_Loader(archive, location))  # type: ignore[arg-type]
+        specification = importlib.machinery.ModuleSpec(fullname, loader, origin=location)
+        specification.has_location = True
+        return specification
