@@ -206,7 +206,7 @@ class Bridges(Resource[BridgesState]):
         found = _closed.read([want.network for want in asked])
         if self._closed is None:
             closing = {want.network: want.name for want in asked if want.present and want.host_access is False}
-            self._closed = _closed.want(closing) if closing else {}
+            self._closed = _closed.want(closing, found) if closing else {}
         return {want.name: found.get(want.network, ()) for want in asked}
 
     def _surroundings(

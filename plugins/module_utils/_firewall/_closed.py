@@ -44,10 +44,11 @@ def read(networks: t.Sequence[str]) -> dict[str, Closed]:
     return closed
 
 
-def want(bridges: t.Mapping[str, str]) -> dict[str, Closed]:
-    """What closes the host off, for each network and its bridge, as the host's nft will list it."""
+def want(bridges: t.Mapping[str, str], closed: t.Mapping[str, Closed]) -> dict[str, Closed]:
+    """What closes the host off, for each network and its bridge, as the host's nft will list it; C(closed) is now."""
+    texts = {key: _text(key, network, bridge) for network, bridge in bridges.items() for key in keys(network)}
     listed = _nft.canonical(
-        {key: _text(key, network, bridge) for network, bridge in bridges.items() for key in keys(network)}
+        texts, {key: _of(key, closed.get(network, OPEN)) for network in bridges for key in keys(network)}
     )
     return {network: tuple(listed[key] for key in keys(network)) for network in bridges}
 
@@ -59,10 +60,12 @@ def apply(network: str, closed: Closed) -> None:
 
 def script(network: str, closed: Closed) -> str:
     """The script for nft that puts the state in force, whatever there is."""
-    texts = dict(zip(keys(network), closed)) if len(closed) == 2 else dict.fromkeys(keys(network))
-    if len(closed) == 1:  # one of the two was missing when it was read
-        texts[next(key for key in keys(network) if closed[0].startswith(f"table {key} "))] = closed[0]
-    return "".join(_nft.replacement(key, text) for key, text in texts.items())
+    # One of the two may have been missing when it was read.
+    return "".join(_nft.replacement(key, _of(key, closed)) for key in keys(network))
+
+
+def _of(key: TableKey, closed: Closed) -> t.Optional[str]:
+    return next((listing for listing in closed if listing.startswith(f"table {key} ")), None)
 
 
 def _text(key: TableKey, network: str, bridge: str) -> str:
@@ -71,7 +74,7 @@ def _text(key: TableKey, network: str, bridge: str) -> str:
     if key.family == "inet":
         # The host needs no address on a bridge to route what a guest sends to the bridge's MAC address. From the bridge
         # to itself is guest to guest, which br_netfilter shows to this hook.
-        chains += _chain(
+        chains += "\n" + _chain(
             "forward",
             f'iifname "{bridge}" oifname != "{bridge}" {mark}',
             f'oifname "{bridge}" iifname != "{bridge}" {mark}',
@@ -81,4 +84,4 @@ def _text(key: TableKey, network: str, bridge: str) -> str:
 
 def _chain(hook: str, *rules: str) -> str:
     lines = "".join(f"\t\t{rule}\n" for rule in rules)
-    return f"\tchain {hook} {{\n\t\ttype filter hook {hook} priority 0; policy accept;\n{lines}\t}}\n"
+    return f"\tchain {hook} {{\n\t\ttype filter hook {hook} priority filter; policy accept;\n{lines}\t}}\n"

@@ -90,7 +90,7 @@ class Networks(Resource[Firewall]):
         saved = self._read_iptables(chains)
         survey = Survey(chains or (), {world: table for (world, name), table in saved.items() if name == "filter"})
         have = self._read_rules(plans, saved)
-        want = self._wanted_rules(plans, survey)
+        want = self._wanted_rules(plans, survey, have)
         forwarding = self._forwarding(plans, host)
         have.update(forwarding.have)
         want.update(forwarding.want)
@@ -172,14 +172,16 @@ class Networks(Resource[Firewall]):
                     have[Place(world, table, entry.name)] = found
         return have
 
-    def _wanted_rules(self, plans: t.Mapping[str, Plan], survey: Survey) -> dict[Part, t.Any]:
+    def _wanted_rules(
+        self, plans: t.Mapping[str, Plan], survey: Survey, have: t.Mapping[t.Any, t.Any]
+    ) -> dict[Part, t.Any]:
         want: dict[Part, t.Any] = {}
         texts = {
             _parts.table_key(name): _nft_text.table(plan.network)
             for name, plan in plans.items()
             if plan.backend == "nft"
         }
-        want.update(_nft.canonical(texts).items())
+        want.update(_nft.canonical(texts, have).items())
         for plan in plans.values():
             want.update(_parts.wanted_places(plan, survey).items())
         return want

@@ -63,17 +63,22 @@ def live(keys: t.Iterable[TableKey]) -> dict[TableKey, str]:
     return {key: text for key, text in listings.items() if text is not None}
 
 
-def canonical(tables: t.Mapping[TableKey, str]) -> dict[TableKey, str]:
-    """The same tables as the host's nft lists them once they are loaded, found out where they touch nothing."""
+def canonical(tables: t.Mapping[TableKey, str], listed: t.Mapping[t.Any, t.Any]) -> dict[TableKey, str]:
+    """The same tables as the host's nft lists them once they are loaded, found out where they touch nothing.
+
+    A text that is to the letter among those C(listed) needs no finding out: it is how nft lists what it says.
+    """
+    known = {key: text for key, text in tables.items() if listed.get(key) == text}
+    tables = {key: text for key, text in tables.items() if key not in known}
     if not tables:
-        return {}
+        return known
 
     def load_and_list() -> str:
         load("".join(tables.values()))
         return _run(["-s", "list", "ruleset"], purpose="list the wanted tables")  # nothing else is in that namespace
 
     purpose = "bring nftables rules into their listed form"
-    return _split(_child.call(load_and_list, purpose=purpose, throw_away_namespace=True))
+    return {**known, **_split(_child.call(load_and_list, purpose=purpose, throw_away_namespace=True))}
 
 
 def replacement(key: TableKey, text: t.Optional[str]) -> str:

@@ -1,7 +1,7 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A network's rules in nft's language. Pure.
+"""A network's rules in nft's language, written as nft 1.0 lists them. Pure.
 
 Interfaces are matched by name (C(iifname)), so that the rules load before the bridge exists.
 
@@ -10,12 +10,32 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
+import ipaddress
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._nft import TableKey, owner_comment
-from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules import Chain, Network, Rule, chains
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules import Chain, Hook, Network, Rule, chains
 
 _IP = {4: "ip", 6: "ip6"}
+#: The names that nft has for priorities at a hook of ours; elsewhere it lists the number.
+_PRIORITIES = {
+    Hook.PREROUTING: ("dstnat", -100),
+    Hook.POSTROUTING: ("srcnat", 100),
+    Hook.FORWARD: ("filter", 0),
+    Hook.INPUT: ("filter", 0),
+}
+_ICMP_TYPES = {
+    "icmp": {8: "echo-request"},
+    "icmpv6": {
+        128: "echo-request",
+        131: "mld-listener-report",
+        132: "mld-listener-done",
+        133: "nd-router-solicit",
+        135: "nd-neighbor-solicit",
+        136: "nd-neighbor-advert",
+        143: "mld2-listener-report",
+    },
+}
 
 
 def key(network: str) -> TableKey:
@@ -26,15 +46,23 @@ def key(network: str) -> TableKey:
 def table(network: Network) -> str:
     """The whole table of a network."""
     comment = owner_comment(network.name)
-    body = "".join(_chain(chain, comment) for chain in chains(network))
+    body = "\n".join(_chain(chain, comment) for chain in chains(network))
     return f"table {key(network.name)} {{\n{body}}}\n"
 
 
 def _chain(chain: Chain, comment: str) -> str:
     hook = chain.hook
     rules = "".join(f'\t\t{_rule(rule)} comment "{comment}"\n' for rule in chain.rules)
-    header = f"type {hook.table} hook {hook.hook} priority {hook.priority}; policy accept;"
+    header = f"type {hook.table} hook {hook.hook} priority {_priority(hook)}; policy accept;"
     return f"\tchain {hook.hook} {{\n\t\t{header}\n{rules}\t}}\n"
+
+
+def _priority(hook: Hook) -> str:
+    if hook not in _PRIORITIES:
+        return str(hook.priority)
+    name, number = _PRIORITIES[hook]
+    offset = hook.priority - number
+    return f"{name} {'-' if offset < 0 else '+'} {abs(offset)}" if offset else name
 
 
 def _rule(rule: Rule) -> str:
@@ -49,13 +77,14 @@ def _matches(rule: Rule) -> t.Iterator[str]:
     if rule.family and not (rule.saddr or rule.daddr):
         yield f"meta nfproto ipv{rule.family}"
     if rule.family and rule.saddr:
-        yield f"{_IP[rule.family]} saddr {_set(rule.saddr)}"
+        yield f"{_IP[rule.family]} saddr {_addresses(rule.saddr)}"
     if rule.family and rule.daddr:
-        yield f"{_IP[rule.family]} daddr {_set(rule.daddr)}"
+        yield f"{_IP[rule.family]} daddr {_addresses(rule.daddr)}"
     if rule.local:
         yield "fib daddr type local"
-    if rule.icmp_types:
-        yield f"{rule.protocol} type {_set(rule.icmp_types)}"
+    if rule.icmp_types and rule.protocol:
+        names = _ICMP_TYPES[rule.protocol]
+        yield f"{rule.protocol} type {_set([names[number] for number in sorted(rule.icmp_types)])}"
     elif rule.dport:
         yield f"{rule.protocol} dport {rule.dport}"
     elif rule.protocol:
@@ -66,10 +95,16 @@ def _matches(rule: Rule) -> t.Iterator[str]:
         yield "ct status dnat"
 
 
-def _set(values: t.Sequence[object]) -> str:
+def _addresses(values: t.Sequence[str]) -> str:
+    networks = [ipaddress.ip_network(value) for value in values]
+    networks.sort(key=lambda network: (int(network.network_address), network.prefixlen))
+    return _set([str(network.network_address if network.num_addresses == 1 else network) for network in networks])
+
+
+def _set(values: t.Sequence[str]) -> str:
     if len(values) == 1:
-        return str(values[0])
-    return f"{{ {', '.join(str(value) for value in values)} }}"
+        return values[0]
+    return f"{{ {', '.join(values)} }}"
 
 
 def _verdict(rule: Rule) -> str:

@@ -106,7 +106,7 @@ class PortSecurity(Resource[Tables]):
         keys = {_port_security_text.key(network): network for network in self._present}
         texts = {key: _port_security_text.table(self._present[network]) for key, network in keys.items()}
         try:
-            return {keys[key]: text for key, text in _nft.canonical(texts).items()}
+            return {keys[key]: text for key, text in _nft.canonical(texts, {}).items()}
         except SystemFailure as error:
             if any(wanted.drop_unlisted for wanted in self._present.values()) and "ibrname" in str(error):
                 raise SystemFailure(
