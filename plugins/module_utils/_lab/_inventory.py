@@ -106,28 +106,31 @@ def read(
     account: str = "",
     persistent: str = "auto",
     identity: t.Optional[str] = None,
-    names: tuple[str, str] = ("networks", "guests"),
+    places: t.Optional[tuple[t.Sequence[str], t.Sequence[str]]] = None,
 ) -> Inventory:
     """The inventory of one host.
 
     C(identity) is the host's, of which MAC addresses are derived; None where it is not known, as on the controller.
-    C(names) are what the two lists are called in errors.
+    C(places) are what the entries of the two lists are called in errors.
     """
+    at_networks, at_guests = places or (_numbered("networks", networks), _numbered("guests", guests))
     read_networks = tuple(
-        _network(f"{names[0]}[{number}]", given(entry), state, account, persistent)
-        for number, entry in enumerate(networks)
+        _network(where, given(entry), state, account, persistent) for where, entry in zip(at_networks, networks)
     )
-    places = _Places(read_networks, identity)
+    found = _Places(read_networks, identity)
     inside = [
-        _guest(f"{network.where}.guests[{number}]", given(entry), network, network.account, network.present, places)
+        _guest(f"{network.where}.guests[{number}]", given(entry), network, network.account, network.present, found)
         for network in read_networks
         for number, entry in enumerate(network.entry.get("guests", ()))
     ]
     beside = [
-        _guest(f"{names[1]}[{number}]", given(entry), None, account, state != "absent", places)
-        for number, entry in enumerate(guests)
+        _guest(where, given(entry), None, account, state != "absent", found) for where, entry in zip(at_guests, guests)
     ]
     return Inventory(read_networks, (*inside, *beside))
+
+
+def _numbered(name: str, entries: Entries) -> list[str]:
+    return [f"{name}[{number}]" for number in range(len(entries))]
 
 
 class _Places:

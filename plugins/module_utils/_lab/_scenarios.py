@@ -27,7 +27,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _po
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _accounts
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _options as _guest_options
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
-from ansible_collections.labspan.vmnet.plugins.module_utils._lab import _belongings, _inventory
+from ansible_collections.labspan.vmnet.plugins.module_utils._lab import _belongings, _inventory, _validation
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._inventory import Entries, Guest, Inventory, Network
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._language import (
     L2,
@@ -81,13 +81,15 @@ def expand(
     identity: str = "",
     protected: Protected = lambda bridge: (),
 ) -> Lab:
-    """What is wanted of a host. C(protected) is asked for l2 networks that have guests."""
-    return of(
-        _inventory.read(
-            networks, guests, state=state, account=account, persistent=persistent, identity=identity or None
-        ),
-        protected=protected,
+    """What is wanted of a host; raises with everything that cannot be right in it.
+
+    C(protected) is asked for l2 networks that have guests.
+    """
+    inventory = _inventory.read(
+        networks, guests, state=state, account=account, persistent=persistent, identity=identity or None
     )
+    _validation.check(inventory)
+    return of(inventory, protected=protected)
 
 
 def of(inventory: Inventory, *, protected: Protected = lambda bridge: ()) -> Lab:

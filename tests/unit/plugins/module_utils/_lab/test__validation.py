@@ -283,8 +283,8 @@ def test_what_is_right_is_not_told(case: str) -> None:
 
 
 def test_everything_is_told_at_once_and_by_the_inventorys_names() -> None:
-    names = ("vmnet_networks", "vmnet_guests")
-    inventory = _inventory.read([nat(subnet="x"), PRIVATE, PRIVATE], [web({"network": "y"})], names=names)
+    places = [f"vmnet_networks[{number}]" for number in range(3)], ["vmnet_guests[0]"]
+    inventory = _inventory.read([nat(subnet="x"), PRIVATE, PRIVATE], [web({"network": "y"})], places=places)
     with pytest.raises(InvalidLab) as raised:
         _validation.check(inventory)
     message = str(raised.value)
