@@ -108,6 +108,8 @@ class FakeAgent:
     def _reply(self, command: str, arguments: dict[str, t.Any]) -> dict[str, t.Any]:
         if self._frozen and command in ("guest-exec", "guest-network-get-interfaces"):
             return _error("CommandNotFound", f"Command {command} has been disabled: the agent is in frozen state")
+        if f"forbidden-{command}" in self._manners:
+            return _error("CommandNotFound", f"Command {command} has been disabled")
         if command == "guest-sync-delimited":
             return {"return": arguments["id"]}
         if command == "guest-info":

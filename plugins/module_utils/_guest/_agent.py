@@ -64,6 +64,18 @@ class Interface:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ended:
+    """How a program in the guest ended, and all that the agent kept of what it printed."""
+
+    rc: t.Optional[int]
+    """None when a signal ended it."""
+    signal: t.Optional[int]
+    stdout: bytes
+    stderr: bytes
+    truncated: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """How a program in the guest ended, and what it printed."""
 
@@ -142,26 +154,24 @@ class Agent:
         found = [_interface(entry) for entry in answer if isinstance(entry, dict)] if isinstance(answer, list) else []
         return [interface for interface in found if interface.name != "lo"]
 
-    def start(self, argv: t.Sequence[str], stdin: t.Optional[str]) -> int:
+    def start(self, argv: t.Sequence[str], stdin: t.Optional[bytes]) -> int:
         """Start a program in the guest; its number there."""
         arguments: dict[str, t.Any] = {"path": argv[0], "arg": list(argv[1:]), "capture-output": True}
         if stdin is not None:
-            arguments["input-data"] = base64.b64encode(stdin.encode()).decode("ascii")
+            arguments["input-data"] = base64.b64encode(stdin).decode("ascii")
         return _number(_mapping(self.execute("guest-exec", **arguments)).get("pid"))
 
-    def outcome(self, pid: int) -> t.Optional[Outcome]:
-        """How the program ended; None while it runs."""
+    def ended(self, pid: int) -> t.Optional[Ended]:
+        """How the program ended; None while it runs. The agent tells it once."""
         answer = _mapping(self.execute("guest-exec-status", pid=pid))
         if not answer.get("exited"):
             return None
-        stdout, cut_out = _output(answer.get("out-data"))
-        stderr, cut_err = _output(answer.get("err-data"))
-        return Outcome(
+        return Ended(
             rc=_optional_number(answer.get("exitcode")),
             signal=_optional_number(answer.get("signal")),
-            stdout=stdout,
-            stderr=stderr,
-            truncated=bool(answer.get("out-truncated") or answer.get("err-truncated") or cut_out or cut_err),
+            stdout=_decoded(answer.get("out-data")),
+            stderr=_decoded(answer.get("err-data")),
+            truncated=bool(answer.get("out-truncated") or answer.get("err-truncated")),
         )
 
     def read_file(self, path: str, limit: int = _FILE_CHUNK) -> t.Optional[bytes]:
@@ -280,11 +290,11 @@ def run(guest: str, argv: t.Sequence[str], *, stdin: t.Optional[str], timeout: f
     deadline = time.monotonic() + timeout
     pause = 0.02
     with Agent(guest, timeout=answer_timeout) as agent:
-        pid = agent.start(argv, stdin)
+        pid = agent.start(argv, None if stdin is None else stdin.encode())
         while True:
-            outcome = agent.outcome(pid)
-            if outcome is not None:
-                return outcome
+            ended = agent.ended(pid)
+            if ended is not None:
+                return _outcome(ended)
             if time.monotonic() > deadline:
                 raise SystemFailure(
                     f"{argv[0]} in guest {guest} has not ended within {timeout:g} seconds. It goes on there, with the "
@@ -335,9 +345,10 @@ def _decoded(value: t.Any) -> bytes:
         return b""
 
 
-def _output(value: t.Any) -> tuple[str, bool]:
-    data = _decoded(value)
-    return data[:LONGEST_OUTPUT].decode("utf-8", "replace"), len(data) > LONGEST_OUTPUT
+def _outcome(ended: Ended) -> Outcome:
+    stdout, stderr = (part[:LONGEST_OUTPUT].decode("utf-8", "replace") for part in (ended.stdout, ended.stderr))
+    cut = ended.truncated or max(len(ended.stdout), len(ended.stderr)) > LONGEST_OUTPUT
+    return Outcome(ended.rc, ended.signal, stdout, stderr, cut)
 
 
 def _interface(entry: t.Mapping[str, t.Any]) -> Interface:

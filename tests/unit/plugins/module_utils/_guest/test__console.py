@@ -1,0 +1,160 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The shell on a console: what is given and printed arrives exactly, whatever was left there before."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import socket
+import threading
+import typing as t
+
+import pytest
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _console
+from support.fake_console import GETTY, SHELL, FakeConsole
+
+PATIENCE = 60.0
+ROOT = _console.Login("root", "right")
+
+needs_busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="the program busybox is not installed")
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the stand-in's shell is ours, and is asked to be root's")
+
+
+@pytest.fixture(autouse=True)
+def _place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_console, "PLACE", f"{tmp_path}/there-")
+
+
+def connect(path: pathlib.Path, timeout: float = PATIENCE, **options: t.Any) -> _console.Console:
+    return _console.Console(path, timeout, queue=PATIENCE, **options)
+
+
+@pytest.mark.parametrize("shell", ["sh", pytest.param("busybox ash", marks=needs_busybox)])
+def test_what_is_given_and_printed_is_exact(tmp_path: pathlib.Path, shell: str) -> None:
+    content = os.urandom(_console.PIECE * 2 + 11)
+    with FakeConsole(tmp_path / "s", "sh", "-c", f"PS1='# ' exec {shell} -i") as fake:
+        with connect(tmp_path / "s") as console:
+            result = console.run("cat; printf 'secret\\0\\r\\n' >&2; exit 7", content)
+            assert (result.status, result.stdout == content, result.stderr) == (7, True, b"secret\0\r\n")
+            assert console.run("cat; echo $0").text.startswith(f"{tmp_path}/there-")
+            # Of the commands before nothing is left, and what is there is its owner's alone.
+            shown = console.run(f"ls -ld {tmp_path}/there-*").text.splitlines()
+            assert [line.split()[0] for line in shown] == ["drwx------"]
+        # What was typed is on nobody's screen.
+        assert b"exit 7" not in fake.said
+        assert b"there-" in fake.said
+
+
+def test_more_is_printed_than_is_fetched_at_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_console, "FETCHED", 1000)
+    with FakeConsole(tmp_path / "s", "sh", "-c", SHELL), connect(tmp_path / "s") as console:
+        result = console.run("printf '%02500d' 7; printf '%01500d' 8 >&2")
+    assert (result.stdout, result.stderr) == (b"7".rjust(2500, b"0"), b"8".rjust(1500, b"0"))
+
+
+@needs_root
+def test_a_login_is_made_once_and_checked(tmp_path: pathlib.Path) -> None:
+    with FakeConsole(tmp_path / "s", "sh", "-c", GETTY) as fake:
+        with pytest.raises(_console.ConsoleError, match="asks for a login"):
+            connect(tmp_path / "s").__enter__()
+        with pytest.raises(_console.ConsoleError, match="asks for the password of 'root'"):
+            connect(tmp_path / "s", login=_console.Login("root")).__enter__()
+        with pytest.raises(_console.ConsoleError, match="does not let 'root' log in"):
+            connect(tmp_path / "s", login=_console.Login("root", "wrong")).__enter__()
+        for _turn in range(2):
+            with connect(tmp_path / "s", login=ROOT) as console:
+                assert console.run("id -un").stdout == b"root\n"
+        with pytest.raises(_console.ConsoleError, match="'root' is logged in, and not 'ada'"):
+            connect(tmp_path / "s", login=_console.Login("ada", "x")).__enter__()
+        assert fake.said.count(b"Last login") == 1
+        assert b"right" not in fake.said
+    assert "right" not in repr(ROOT)
+
+
+def test_who_comes_after_one_that_was_cut_off_finds_a_shell(tmp_path: pathlib.Path) -> None:
+    with FakeConsole(tmp_path / "s", "sh", "-c", SHELL):
+        with connect(tmp_path / "s") as console:
+            cut = console._send
+
+            def send(content: bytes) -> None:
+                if len(content) > 1000:  # in the middle of a piece
+                    cut(content[:1000])
+                    raise _Cut
+                cut(content)
+
+            console._send = send  # type: ignore[method-assign]
+            with pytest.raises(_Cut):
+                console.run("cat", b"x" * 5000)
+        with connect(tmp_path / "s") as console:
+            assert console.run("echo here").stdout == b"here\n"
+
+
+def test_a_damaged_piece_is_sent_again(tmp_path: pathlib.Path) -> None:
+    with FakeConsole(tmp_path / "s", "sh", "-c", SHELL), connect(tmp_path / "s") as console:
+        send, damaged = console._send, []
+
+        def once(content: bytes) -> None:
+            if len(content) > 1000 and not damaged:
+                damaged.append(True)
+                content = b"A" + content[1:]
+            send(content)
+
+        console._send = once  # type: ignore[method-assign]
+        assert console.run("cat", b"x" * 5000).stdout == b"x" * 5000
+    assert damaged
+
+
+def test_what_else_the_guest_says_harms_nothing(tmp_path: pathlib.Path) -> None:
+    noise = "(while :; do echo '[ 1.0] kernel: noise'; sleep 0.05; done) & "
+    with FakeConsole(tmp_path / "s", "sh", "-c", noise + SHELL), connect(tmp_path / "s") as console:
+        for size in (0, 1000):
+            content = os.urandom(size)
+            assert console.run("cat", content).stdout == content
+
+
+def test_clients_wait_for_each_other(tmp_path: pathlib.Path) -> None:
+    answers: list[bytes] = []
+
+    def ask(number: int) -> None:
+        with connect(tmp_path / "s") as console:
+            answers.append(console.run(f"sleep 0.1; echo {number}").stdout)
+
+    with FakeConsole(tmp_path / "s", "sh", "-c", SHELL):
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(answers) == [b"0\n", b"1\n", b"2\n"]
+
+
+def test_a_command_that_does_not_end_is_ended(tmp_path: pathlib.Path) -> None:
+    with FakeConsole(tmp_path / "s", "sh", "-c", SHELL):
+        with connect(tmp_path / "s") as console, pytest.raises(_console.ConsoleError, match="did not answer"):
+            console.run(f"echo $$ >{tmp_path}/stuck; exec sleep 1000", timeout=0.5)
+        with connect(tmp_path / "s") as console:
+            assert console.run(f"kill -0 $(cat {tmp_path}/stuck)").status != 0
+
+
+def test_no_shell_and_no_guest_are_sentences(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(_console.ConsoleError, match="does the guest run"):
+        connect(tmp_path / "s").__enter__()
+    with FakeConsole(tmp_path / "s", "sleep", "1000"), pytest.raises(_console.ConsoleError, match="did not answer"):
+        connect(tmp_path / "s", timeout=0.5).__enter__()
+
+
+def test_whoever_answers_is_looked_at_first(tmp_path: pathlib.Path) -> None:
+    def refuse(_socket: socket.socket, path: str) -> None:
+        raise ValueError(path)
+
+    with FakeConsole(tmp_path / "s", "sh", "-c", SHELL) as fake:
+        with pytest.raises(ValueError, match="/s"):
+            connect(tmp_path / "s", check=refuse).__enter__()
+        assert b"printf" not in fake.said
+
+
+class _Cut(Exception):
+    pass
