@@ -57,7 +57,16 @@ runpy.run_module(module, run_name="__main__", alter_sys=True)
 """
 
 #: What a kernel counts down by itself, and what a measurement of the same state may give differently.
-_VOLATILE = ("timer", "valid_life_time", "preferred_life_time", "operstate_changes", "updated", "used")
+_VOLATILE = (
+    "timer",
+    "valid_life_time",
+    "preferred_life_time",
+    "operstate_changes",
+    "updated",
+    "used",
+    "packets",
+    "bytes",
+)
 
 #: Seconds after which the kernel has reported every change of a carrier; it collects them for one.
 LINKWATCH = 1.2

@@ -69,7 +69,7 @@ def _of(key: TableKey, closed: Closed) -> t.Optional[str]:
 
 
 def _text(key: TableKey, network: str, bridge: str) -> str:
-    mark = f'drop comment "{_nft.owner_comment(network)}"'
+    mark = f'counter drop comment "{_nft.owner_comment(network)}"'
     chains = _chain("input", f'iifname "{bridge}" {mark}')
     if key.family == "inet":
         # The host needs no address on a bridge to route what a guest sends to the bridge's MAC address. From the bridge

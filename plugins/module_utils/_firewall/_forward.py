@@ -29,7 +29,8 @@ _MANAGERS = {
 }
 _UFW_CHAINS = ("ufw-before-forward", "ufw6-before-forward")
 _FIREWALLD_CHAINS = ("FORWARD_IN_ZONES", "FWDI_public")
-_NFT_FAMILIES = {"ip": (4,), "ip6": (6,), "inet": (4, 6), "bridge": (4, 6)}
+#: Family of nftables -> the IP versions whose packets it sees.
+FAMILIES_OF_TABLES: t.Mapping[str, tuple[int, ...]] = {"ip": (4,), "ip6": (6,), "inet": (4, 6), "bridge": (4, 6)}
 _XTABLES_FAMILY = {"ip": 4, "ip6": 6}
 
 
@@ -101,7 +102,7 @@ def blockers(survey: Survey, network: Network, hook: Hook = Hook.FORWARD) -> lis
     found = _manager_blockers(survey, network, hook)
     what = _what(network, hook)
     for chain in survey.chains:
-        if not _drops_natively(survey, chain, network, hook):
+        if not drops_natively(survey, chain, network, hook):
             continue
         found.append(
             f"the chain {chain.name} of the nftables table {chain.table} drops {what} (policy drop), and no rule in "
@@ -129,9 +130,10 @@ def _what(network: Network, hook: Hook) -> str:
     return f"what guests of the network {network.name} send to the host"
 
 
-def _drops_natively(survey: Survey, chain: BaseChain, network: Network, hook: Hook) -> bool:
+def drops_natively(survey: Survey, chain: BaseChain, network: Network, hook: Hook) -> bool:
+    """Whether a base chain of nftables drops, by its policy, what the network sends past this hook."""
     table = chain.table
-    families = _NFT_FAMILIES.get(table.family, ())
+    families = FAMILIES_OF_TABLES.get(table.family, ())
     if chain.hook != hook.hook or chain.policy != "drop" or table.name == "firewalld":
         return False
     if not set(families) & set(network.families):

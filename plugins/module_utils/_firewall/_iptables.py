@@ -65,6 +65,18 @@ def read(world: World, table: str) -> t.Optional[Saved]:
     return parse(result.stdout)
 
 
+def save(world: World) -> t.Optional[str]:
+    """All tables of a world that is known to have some, with counters; None when no program of the host prints them."""
+    program = _find(world, "save")
+    if program is None:
+        return None
+    result = _run([program, "-c"])
+    if result.returncode != 0:
+        said = " ".join(result.stderr.split()) or f"exit status {result.returncode}"
+        raise SystemFailure(f"{os.path.basename(program)} does not print the rules of this host ({said}).")
+    return result.stdout
+
+
 def restore(world: World, script: str) -> None:
     """Carry out one table's script, wholly or not at all."""
     program = _find(world, "restore")

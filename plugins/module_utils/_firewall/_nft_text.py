@@ -66,7 +66,7 @@ def _priority(hook: Hook) -> str:
 
 
 def _rule(rule: Rule) -> str:
-    return " ".join([*_matches(rule), _verdict(rule)])
+    return " ".join([*_matches(rule), "counter", _verdict(rule)])
 
 
 def _matches(rule: Rule) -> t.Iterator[str]:

@@ -33,9 +33,14 @@ def read(name: str) -> Unit:
     """What systemd has of the guest, from its files alone."""
     return Unit(
         _files.read(_units.drop_in_path(name)),
-        os.path.lexists(os.path.join(_WANTS, _units.unit(name))),
+        is_enabled(name),
         _files.read(_tpm.drop_in_path(name)),
     )
+
+
+def is_enabled(name: str) -> bool:
+    """Whether the guest starts at boot."""
+    return os.path.lexists(os.path.join(_WANTS, _units.unit(name)))
 
 
 def coming_back(names: t.Sequence[str]) -> set[str]:

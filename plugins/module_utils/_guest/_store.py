@@ -133,7 +133,8 @@ def clear_runtime(places: Places) -> None:
 class Processes:
     """The QEMU processes of this network namespace; all processes are gone through once, and only if needed."""
 
-    def __init__(self) -> None:
+    def __init__(self, listed: t.Callable[[], t.Iterable[tuple[Process, list[str]]]] = _process.here) -> None:
+        self._listed = listed
         self._all: t.Optional[list[tuple[Process, list[str]]]] = None
 
     def find(self, name: str) -> t.Optional[Process]:
@@ -142,7 +143,7 @@ class Processes:
         if recorded is not None and _argv.is_guest(recorded.argv(), name):
             return recorded
         if self._all is None:
-            self._all = list(_process.here())
+            self._all = list(self._listed())
         return next((process for process, argv in self._all if _argv.is_guest(argv, name)), None)
 
 
@@ -158,7 +159,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         definition=definition,
         process=process,
         run_state=run_state,
-        as_defined=process is None or definition is None or _started_as(process) == _words(definition),
+        as_defined=process is None or definition is None or is_as_defined(process, definition),
         attached=attached,
         images=images,
         made=read_made_disks(name),
@@ -179,6 +180,11 @@ def _ask(name: str, process: Process) -> tuple[t.Optional[str], t.Optional[froze
             return qmp.status(), qmp.devices()
     except SystemFailure:
         return UNKNOWN if process.alive else None, None
+
+
+def is_as_defined(process: Process, definition: Definition) -> bool:
+    """Whether the process was started as the definition says."""
+    return _started_as(process) == _words(definition)
 
 
 def _words(definition: Definition) -> tuple[str, ...]:

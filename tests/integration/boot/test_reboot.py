@@ -101,14 +101,14 @@ def test_what_was_made_is_there_after_a_reboot_without_python(host: SystemHost) 
     for name, params in (("linux_bridge", BRIDGES), ("tap_device", TAPS)):
         host.assert_rests(name, params)
     before = links(host)
-    tables = host.out("nft", "list", "ruleset")
+    tables = host.out("nft", "-s", "list", "ruleset")
     assert "lab1" in tables
 
     host.run("sh", "-c", "mkdir /python && mv /usr/bin/python3* /python")
     host.reboot()
     assert host.run("python3", "-V", check=False).returncode != 0
     assert links(host) == before
-    assert host.out("nft", "list", "ruleset") == tables
+    assert host.out("nft", "-s", "list", "ruleset") == tables
     assert host.sysctl("net/ipv6/conf/lab1/disable_ipv6") == "1"
     assert host.sysctl("net/ipv6/conf/lab0/accept_ra") == "0"
     assert unit(host, "ActiveState", "Result") == "success\nactive"

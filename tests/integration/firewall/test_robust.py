@@ -23,7 +23,7 @@ def test_a_killed_run_leaves_nothing_half_and_a_rerun_converges(lab: Lab) -> Non
     lab.serve("lan")
     before = lab.dump()
     lab.host.converge("nat_masquerade", lab.nat())
-    whole = lab.host.out("nft", "list", "table", "inet", "labspan_lab")
+    whole = lab.host.out("nft", "-s", "list", "table", "inet", "labspan_lab")
     lab.host.converge("nat_masquerade", {"name": "lab", "state": "absent"})
     for _attempt in range(6):
         process = lab.host.start_module("nat_masquerade", lab.nat())
@@ -33,7 +33,7 @@ def test_a_killed_run_leaves_nothing_half_and_a_rerun_converges(lab: Lab) -> Non
         except subprocess.TimeoutExpired:
             os.kill(victim, signal.SIGKILL)
         process.communicate()
-        table = lab.host.run("nft", "list", "table", "inet", "labspan_lab", check=False)
+        table = lab.host.run("nft", "-s", "list", "table", "inet", "labspan_lab", check=False)
         assert table.stdout in ("", whole)
     lab.host.converge("nat_masquerade", lab.nat())
     assert lab.seen("guest", LAN4) == HOST4

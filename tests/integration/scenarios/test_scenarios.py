@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 PLAYBOOKS = ROOT / "playbooks"
 
 #: What time alone changes.
-_CLOCKS = re.compile(r'"(valid_life_time|preferred_life_time|\w+_timer)": ?[0-9.]+,?')
+_CLOCKS = re.compile(r'"(valid_life_time|preferred_life_time|\w+_timer|packets|bytes)": ?[0-9.]+,? ?')
 
 GUEST = {
     "memory": 128,
