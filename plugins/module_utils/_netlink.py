@@ -161,12 +161,12 @@ class Netlink:
 
     def default_interface(self, family: int) -> t.Optional[str]:
         """The interface of the main table's default route with the lowest metric (C(AF_INET), C(AF_INET6))."""
-        defaults = [
-            route
-            for route in self.routes()
-            if route.family == family and route.table == MAIN_TABLE and route.destination is None and route.interface
-        ]
-        return min(defaults, key=lambda route: route.metric).interface if defaults else None
+        return _default_interface(self.routes(), family)
+
+    def default_interfaces(self) -> dict[int, t.Optional[str]]:
+        """The same by IP version, 4 and 6, read at once."""
+        routes = self.routes()
+        return {4: _default_interface(routes, AF_INET), 6: _default_interface(routes, AF_INET6)}
 
     def send(self, requests: t.Sequence[Request]) -> list[t.Optional[Refusal]]:
         """Send the requests with as few system calls as their acknowledgements allow; the answer to each, in order.
@@ -182,6 +182,15 @@ class Netlink:
 
     def _dump(self, what: str, kind: int, body: bytes) -> list[bytes]:
         return self._wire.dump(what, kind, body)
+
+
+def _default_interface(routes: t.Iterable[Route], family: int) -> t.Optional[str]:
+    defaults = [
+        route
+        for route in routes
+        if route.family == family and route.table == MAIN_TABLE and route.destination is None and route.interface
+    ]
+    return min(defaults, key=lambda route: route.metric).interface if defaults else None
 
 
 def create_bridge(name: str, mac: str) -> Request:

@@ -77,13 +77,19 @@ class Rules:
 
 
 def read(warn: t.Callable[[str], None]) -> t.Optional[Rules]:
-    """All there is; None when nft does not tell, and C(warn) gets a sentence for each world that cannot be read."""
+    """All there is; None when nothing could be seen. C(warn) gets a sentence for each world that cannot be read."""
     in_kernel = nftables_is_loaded()
-    listing: t.Optional[Listing] = Listing()
-    if in_kernel and _deps.find_program("nft"):
-        listing = _listing(warn)
-    saved = _saved(listing if in_kernel else Listing(), warn)
-    if listing is None and not saved:
+    has_nft = _deps.find_program("nft") is not None
+    listing = _listing(warn) if in_kernel and has_nft else Listing()
+    saved: dict[World, t.Optional[str]] = {}
+    for family in _iptables.FAMILIES:
+        if _iptables.registered(family):
+            saved[World("legacy", family)] = None
+        unknown = in_kernel and not has_nft
+        if unknown or (listing is not None and _has_xtables(listing, family)):
+            saved[World("nft", family)] = None
+    saved = {world: _saved(world, warn) for world in saved}
+    if listing is None and not any(saved.values()):
         return None
     listing = listing or Listing()
     found = [*listing.rules]
@@ -143,27 +149,24 @@ def _guarded(network: str) -> tuple[str, ...]:
     return tuple(sorted(re.findall(r'"([^"]+)"', elements)))
 
 
-def _saved(listing: t.Optional[Listing], warn: t.Callable[[str], None]) -> dict[World, t.Optional[str]]:
-    """What iptables-save prints for each world that has tables; None where no program of the host prints it."""
-    found: dict[World, t.Optional[str]] = {}
-    for family in _iptables.FAMILIES:
-        worlds = [World("legacy", family)] if _iptables.registered(family) else []
-        tables = {chain.table for chain in listing.chains} if listing is not None else set()
-        if any(TableKey(_IP[family], name) in tables for name in _TABLES_OF_XTABLES):
-            worlds.append(World("nft", family))
-        for world in worlds:
-            try:
-                found[world] = _iptables.save(world)
-            except SystemFailure as error:
-                found[world] = None
-                warn(f"rules: {error}")
-                continue
-            if found[world] is None and world.flavour == "legacy":
-                warn(
-                    f"rules: tables of {world} are in use and no program of this host reads them. Install the package "
-                    "iptables (its name in Debian)."
-                )
-    return found
+def _has_xtables(listing: Listing, family: int) -> bool:
+    """Whether tables are there in which iptables-nft keeps its rules."""
+    return any(chain.table in {TableKey(_IP[family], name) for name in _TABLES_OF_XTABLES} for chain in listing.chains)
+
+
+def _saved(world: World, warn: t.Callable[[str], None]) -> t.Optional[str]:
+    """What iptables-save prints for a world that has tables; None where no program of the host prints it."""
+    try:
+        text = _iptables.save(world)
+    except SystemFailure as error:
+        warn(f"rules: {error}")
+        return None
+    if text is None and world.flavour == "legacy":
+        warn(
+            f"rules: tables of {world} are in use and no program of this host reads them. Install the package "
+            "iptables (its name in Debian)."
+        )
+    return text
 
 
 def by_network(rules: t.Iterable[Rule]) -> dict[str, tuple[Rule, ...]]:

@@ -14,7 +14,7 @@ import os
 import pwd
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _values
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _process, _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput, LabspanError
 from ansible_collections.labspan.vmnet.plugins.module_utils._info import _bridges, _networks, _readers
 from ansible_collections.labspan.vmnet.plugins.module_utils._info._seen import Seen
@@ -99,7 +99,10 @@ def _read(needed: t.Collection[str], warn: Warn) -> Seen:
             value = _part(part, reader, warn, None)
             if value is not None:
                 found[part] = value
-    return Seen(**found)
+    seen = Seen(**found)
+    if "rules" in needed and _deps.find_program("nft") is None and _networks.names(seen):
+        warn("rules: there is no nft on this host, and without it what is in nftables is not seen. Install nftables.")
+    return seen
 
 
 def _part(part: str, reader: t.Callable[[], t.Any], warn: Warn, otherwise: t.Any) -> t.Any:

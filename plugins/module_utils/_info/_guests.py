@@ -42,7 +42,7 @@ def _guest(seen: Seen, who: Who, guest: Guest) -> Data:
         "autostart": guest.enabled,
         **{name: getattr(spec, name) if spec is not None else None for name in _TOLD},
         "accelerator": (guest.definition.accelerator or None) if guest.definition is not None else None,
-        "labels": _labels(spec),
+        "labels": spec.labels.given() if spec is not None else {},
         "guest_agent": spec is not None and spec.guest_agent,
         **_sockets(guest, spec),
         "pending_restart": _pending(guest),
@@ -55,11 +55,6 @@ def _activity(guest: Guest) -> str:
     if guest.hidden:
         return _state.UNKNOWN
     return _state.GuestState(process=guest.process, run_state=guest.run_state).activity
-
-
-def _labels(spec: t.Optional[_spec.GuestSpec]) -> dict[str, str]:
-    labels = getattr(spec, "labels", None)
-    return dict(labels.given()) if labels is not None else {}
 
 
 def _sockets(guest: Guest, spec: t.Optional[_spec.GuestSpec]) -> Data:

@@ -20,7 +20,7 @@ import typing as t
 from ansible_collections.labspan.vmnet.plugins.module_utils import _dhcp_unit, _dnsmasq, _process, _systemd, _tun
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files, _unit
 from ansible_collections.labspan.vmnet.plugins.module_utils._info._seen import Files, Server
-from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import AF_INET, AF_INET6, Link, Netlink
+from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Link, Netlink
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _record
 
 Processes = t.Sequence[t.Tuple[_process.Process, t.List[str]]]
@@ -36,8 +36,7 @@ def network(wanted: t.Collection[str]) -> dict[str, t.Any]:
         if "addresses" in wanted:
             found["addresses"] = netlink.addresses()
         if "default_interfaces" in wanted:
-            interfaces = {4: netlink.default_interface(AF_INET), 6: netlink.default_interface(AF_INET6)}
-            found["default_interfaces"] = interfaces
+            found["default_interfaces"] = netlink.default_interfaces()
         if "neighbours" in wanted:
             found["neighbours"] = netlink.neighbours()
         if "learnt" in wanted:
