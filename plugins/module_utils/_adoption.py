@@ -16,7 +16,7 @@ import json
 import os
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
+from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._links import owner_of
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
@@ -68,7 +68,7 @@ def read(names: t.Iterable[str]) -> dict[str, Record]:
         recorded = set(os.listdir(DIRECTORY))
     except FileNotFoundError:
         return {}
-    return {name: _read(name) for name in names if f"{name}.json" in recorded}
+    return {name: _read(name) for name in names if f"{name}.json" in recorded and not _is_going(name)}
 
 
 def holds(record: t.Optional[Record], index: int, alias: str, this_boot: str) -> bool:
@@ -87,6 +87,19 @@ def apply(change: Adoption) -> None:
         return
     _whole_files.make_directories(DIRECTORY)
     _whole_files.replace(path, json.dumps(dataclasses.asdict(change.after), indent=2, sort_keys=True) + "\n")
+
+
+def _is_going(name: str) -> bool:
+    """Whether the record of an interface is forgotten before."""
+    world = _foresight.world()
+    return world is not None and world.texts.get(_path(name), "") is None
+
+
+def foresee(world: _foresight.World, changes: t.Iterable[Change]) -> None:
+    """Tell which records will be gone."""
+    for change in changes:
+        if isinstance(change, Adoption) and change.after is None:
+            world.texts[_path(change.before.name)] = None
 
 
 def _path(name: str) -> str:

@@ -17,6 +17,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import (
     _bridge_plan,
     _bridge_state,
     _deps,
+    _foresight,
     _links,
     _netlink,
 )
@@ -133,6 +134,20 @@ class Bridges(Resource[BridgesState]):
             if bridge is not None:
                 bridges[name] = bridge
         return dataclasses.replace(have, bridges=bridges)
+
+    def foresee(self, world: _foresight.World, changes: t.Sequence[Change], then: BridgesState) -> None:
+        for name in (name for name in then.names if any(change.subject == f"bridge {name}" for change in changes)):
+            bridge = then.bridges.get(name)
+            if bridge is None:
+                world.set_link(name, None)
+            else:
+                world.set_link(name, _link(bridge, then.links.get(name)))
+                world.set_addresses(name, bridge.addresses)
+        for change in changes:
+            if isinstance(change, Attach) and change.name in then.links:
+                now = then.links[change.name]
+                world.set_link(change.name, dataclasses.replace(now, master=change.after and change.after.bridge))
+        _adoption.foresee(world, changes)
 
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
         for change in changes:
@@ -356,6 +371,28 @@ def _bridge(
         ports={name: how for name, how in attached.items() if how is not None},
         vlans=None if vlans is None else vlans.get(link.name, frozenset()),
         index=link.index,
+    )
+
+
+def _link(bridge: Bridge, now: t.Optional[Link]) -> Link:
+    """A bridge as the kernel will show it."""
+    settings = {key: getattr(bridge, key) for key in SETTINGS}
+    known = now.bridge if now else None
+    info = _netlink.BridgeInfo(
+        **settings, bridge_id=known.bridge_id if known else "", root_id=known.root_id if known else ""
+    )
+    return Link(
+        index=bridge.index,
+        name=bridge.name,
+        kind="bridge",
+        up=bridge.enabled,
+        carrier=now is not None and now.carrier,
+        mtu=bridge.mtu,
+        mac=bridge.mac_address,
+        alias=bridge.alias,
+        master=None,
+        group=now.group if now else 0,
+        bridge=info,
     )
 
 

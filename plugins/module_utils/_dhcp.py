@@ -24,6 +24,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import (
     _commands,
     _deps,
     _dhcp_unit,
+    _foresight,
     _ports,
     _systemd,
     _whole_files,
@@ -234,8 +235,10 @@ class Servers(Resource[State]):
             self.warnings.append(f"{error} In check mode this is no error, as a task before may install it.")
             return
         # Sockets of processes that this very task ends or restarts are no obstacle.
-        ours = [server.process for server in have.servers.values() if server and server.process]
-        leaving = [change.before.process for change in changes if change.before and change.before.process]
+        ours = {server.process.pid for server in have.servers.values() if server and server.process}
+        ours.update(_foresight.leaving())
+        leaving = {change.before.process.pid for change in changes if change.before and change.before.process}
+        leaving.update(_foresight.leaving())
         for network, want in untested:
             files = t.cast(Files, want.files)
             server = have.servers[network]
@@ -251,6 +254,11 @@ class Servers(Resource[State]):
         for change in t.cast("t.Sequence[Serve]", changes):
             servers[change.network] = change.after
         return State(servers, have.bridges)
+
+    def foresee(self, world: _foresight.World, changes: t.Sequence[Change], then: State) -> None:
+        for change in t.cast("t.Sequence[Serve]", changes):
+            if change.after is None and change.before is not None and change.before.process is not None:
+                world.leaving.add(change.before.process.pid)
 
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
         for change in t.cast("t.Sequence[Serve]", changes):
@@ -462,12 +470,12 @@ def check_syntax(dnsmasq: str, network: str, configuration: str) -> None:
         )
 
 
-def check_dhcp_port(bridge: str, ours: t.Collection[Process]) -> None:
-    """Raise when somebody else already answers DHCP on the bridge."""
+def check_dhcp_port(bridge: str, ours: t.Collection[int]) -> None:
+    """Raise when somebody else already answers DHCP on the bridge; C(ours) are processes."""
     if not _ports.dhcp_port_is_taken(bridge):
         return
     found = [process for process in _ports.holders("udp", _ports.DHCP_PORT) if not _serves_elsewhere(process, bridge)]
-    others = [process for process in found if process not in ours]
+    others = [process for process in found if process.pid not in ours]
     if found and not others:
         return
     names = " or ".join(_ports.name_process(process) for process in others)
@@ -487,7 +495,7 @@ def _serves_elsewhere(process: Process, bridge: str) -> bool:
     return False
 
 
-def check_dns_port(addresses: t.Iterable[Address], leaving: t.Collection[Process]) -> None:
+def check_dns_port(addresses: t.Iterable[Address], leaving: t.Collection[int]) -> None:
     """Raise when somebody else already answers DNS at an address of the bridge."""
     for address in addresses:
         if address.is_link_local:
@@ -495,7 +503,9 @@ def check_dns_port(addresses: t.Iterable[Address], leaving: t.Collection[Process
         protocol = _ports.dns_port_is_taken(address)
         if protocol is None:
             continue
-        found = [process for process in _ports.holders(protocol, _ports.DNS_PORT, address) if process not in leaving]
+        found = [
+            process for process in _ports.holders(protocol, _ports.DNS_PORT, address) if process.pid not in leaving
+        ]
         if found:
             names = " or ".join(_ports.name_process(process) for process in found)
             raise Refused(

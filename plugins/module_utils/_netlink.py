@@ -14,7 +14,7 @@ import functools
 import sys
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _rtnetlink
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _foresight, _rtnetlink
 from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import (
     AF_INET,
     AF_INET6,
@@ -113,6 +113,20 @@ class Netlink:
 
     def links(self) -> dict[str, Link]:
         """Every interface by name."""
+        world = _foresight.world()
+        return self._read_links() if world is None else world.links(self._read_links)
+
+    def addresses(self) -> list[Address]:
+        """Every address of every interface, in the kernel's order."""
+        world = _foresight.world()
+        return self._read_addresses() if world is None else world.addresses(self._read_addresses)
+
+    def routes(self) -> list[Route]:
+        """Every unicast route of every table."""
+        world = _foresight.world()
+        return self._read_routes() if world is None else world.routes(self._read_routes)
+
+    def _read_links(self) -> dict[str, Link]:
         request = _any_link(_RTEXT_FILTER_SKIP_STATS)
         found = [_rtnetlink.parse_link_header(reply) for reply in self._dump("links", _RTM_GETLINK, request)]
         names = {
@@ -122,14 +136,12 @@ class Netlink:
         links = (_rtnetlink.parse_link(index, flags, attributes, names) for index, flags, attributes in found)
         return {link.name: link for link in links}
 
-    def addresses(self) -> list[Address]:
-        """Every address of every interface, in the kernel's order."""
+    def _read_addresses(self) -> list[Address]:
         names = self._known_names()
         replies = self._dump("addresses", _RTM_GETADDR, _ANY_ADDRESS)
         return [address for reply in replies for address in _rtnetlink.parse_addresses(reply, names)]
 
-    def routes(self) -> list[Route]:
-        """Every unicast route of every table."""
+    def _read_routes(self) -> list[Route]:
         names = self._known_names()
         replies = self._dump("routes", _RTM_GETROUTE, _ANY_ROUTE)
         return [route for reply in replies for route in _rtnetlink.parse_routes(reply, names)]
@@ -149,6 +161,10 @@ class Netlink:
 
     def vlans(self) -> dict[str, frozenset[Vlan]]:
         """The VLANs of every bridge and port; empty where the kernel has no bridge VLAN filtering."""
+        world = _foresight.world()
+        return self._read_vlans() if world is None else dict(world.dump("vlans", self._read_vlans))
+
+    def _read_vlans(self) -> dict[str, frozenset[Vlan]]:
         names = self._known_names()
         request = _any_link(_RTEXT_FILTER_BRVLAN, family=_AF_BRIDGE)
         found: dict[str, frozenset[Vlan]] = {}
@@ -176,8 +192,11 @@ class Netlink:
         return self._wire.send([Message(request.kind, request.flags, _encode(request.message)) for request in requests])
 
     def _known_names(self) -> dict[int, str]:
+        world = _foresight.world()
+        if world is not None:
+            return {link.index: link.name for link in world.dump("links", self._read_links).values()}
         if self._names is None:
-            self.links()
+            self._read_links()
         return self._names or {}
 
     def _dump(self, what: str, kind: int, body: bytes) -> list[bytes]:

@@ -22,7 +22,7 @@ import signal
 import time
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
+from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -71,14 +71,19 @@ class Account:
 def find_account(name: str, *, extra_groups: t.Iterable[str] = ()) -> t.Optional[Account]:
     """The account with its groups and those of C(extra_groups) that exist; None when there is no such account."""
     try:
-        entry = pwd.getpwnam(name)
+        uid = _foresight.uid_of(name)
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:  # one that will be made, with a group of the same number
+            groups, gid = {uid}, uid
+        else:
+            groups, gid = set(os.getgrouplist(name, entry.pw_gid)), entry.pw_gid
     except KeyError:
         return None
-    groups = set(os.getgrouplist(name, entry.pw_gid))
     for group in extra_groups:
         with contextlib.suppress(KeyError):
             groups.add(grp.getgrnam(group).gr_gid)
-    return Account(name, entry.pw_uid, entry.pw_gid, tuple(sorted(groups)))
+    return Account(name, uid, gid, tuple(sorted(groups)))
 
 
 def identify(pid: int) -> t.Optional[Process]:

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 import fcntl
 import os
 import time
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, NotConverged
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 
@@ -67,6 +69,9 @@ class Resource(abc.ABC, t.Generic[State]):
     def render(self, state: State) -> dict[str, dict[str, t.Any]]:
         """The wanted items as plain data by name, for the diff and the result; what is absent is left out."""
 
+    def foresee(self, world: _foresight.World, changes: t.Sequence[Change], then: State) -> None:
+        """In a task of many kinds, tell how the host will be; C(then) is the predicted state."""
+
     def wait(self, state: State) -> State:
         """Wait for what the task waits for, when everything is in force and other runs may go on; the state then.
 
@@ -79,6 +84,26 @@ class Resource(abc.ABC, t.Generic[State]):
         return {}
 
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run found, planned and left, each list in the order of the resources."""
+
+    resources: t.Sequence[Resource[t.Any]]
+    have: t.Sequence[t.Any]
+    plans: t.Sequence[t.Sequence[Change]]
+    final: t.Sequence[t.Any]
+    """In check mode the predicted states."""
+
+    @property
+    def actions(self) -> list[str]:
+        """What was done, one sentence each."""
+        return [change.sentence for changes in self.plans for change in changes]
+
+
+#: What becomes of an outcome for the user.
+Present = t.Callable[[Outcome], t.Dict[str, t.Any]]
+
+
 class Undone(t.NamedTuple):
     """What became of the finished changes after a failure."""
 
@@ -86,11 +111,25 @@ class Undone(t.NamedTuple):
     left: list[str]
 
 
-def run(module: AnsibleModule, build: t.Callable[[dict[str, t.Any]], t.Sequence[Resource[t.Any]]]) -> t.NoReturn:
-    """Converge the resources that C(build) makes of the module's parameters, and end the module."""
+def run(
+    module: AnsibleModule,
+    build: t.Callable[[dict[str, t.Any]], t.Sequence[Resource[t.Any]]],
+    *,
+    present: t.Optional[Present] = None,
+) -> t.NoReturn:
+    """Converge the resources that C(build) makes of the module's parameters, and end the module.
+
+    With C(present) the resources are of many kinds, and planned in one world; it makes the result.
+    """
     warnings: list[str] = []
     try:
-        result = converge(lambda: build(module.params), check_mode=module.check_mode, warnings=warnings)
+        result = converge(
+            lambda: build(module.params),
+            check_mode=module.check_mode,
+            warnings=warnings,
+            present=present or result_of,
+            foresight=present is not None,
+        )
     except LabspanError as error:
         for warning in warnings:
             module.warn(warning)
@@ -120,31 +159,32 @@ def converge(
     *,
     check_mode: bool,
     warnings: list[str],
+    present: t.Optional[Present] = None,
+    foresight: bool = False,
 ) -> dict[str, t.Any]:
     """Bring every resource to the wanted state, in order, or leave all as it was.
 
     Everything is read, checked and planned before the first write. Check mode stops there and answers with the
-    predicted state.
+    predicted state. With C(foresight) each resource is read as those before it will leave the host.
     """
-    resources = build()
+    planning: t.Callable[[], t.ContextManager[t.Any]] = _foresight.planning if foresight else contextlib.nullcontext
+    present = present or result_of
     with contextlib.nullcontext() if check_mode else host_lock():
-        have = [resource.read() for resource in resources]
-        plans, predicted = _plan_all(resources, have)
-        _collect_warnings(resources, warnings)
-        if not any(plans):
-            final = have
-        elif check_mode:
-            final = predicted
-        else:
+        with planning():
+            resources = build()
+            have, plans, predicted = _plan_all(resources)
+            _collect_warnings(resources, warnings)
+            if check_mode:
+                return present(Outcome(resources, have, plans, predicted))
+        final = have
+        if any(plans):
             try:
                 _apply_all(resources, plans)
-                final = [resource.read() for resource in resources]
-                _verify(resources, final)
+                with planning():
+                    final = _verify(resources)
             finally:
                 _collect_warnings(resources, warnings)
-    if not check_mode:
-        final = _wait_all(resources, plans, final)
-    return _result(resources, have, plans, final)
+    return present(Outcome(resources, have, plans, _wait_all(resources, plans, final)))
 
 
 def _wait_all(
@@ -166,15 +206,22 @@ def _collect_warnings(resources: t.Sequence[Resource[t.Any]], warnings: list[str
 
 
 def _plan_all(
-    resources: t.Sequence[Resource[t.Any]], have: t.Sequence[t.Any]
-) -> tuple[list[t.Sequence[Change]], list[t.Any]]:
+    resources: t.Sequence[Resource[t.Any]],
+) -> tuple[list[t.Any], list[t.Sequence[Change]], list[t.Any]]:
+    """What is there, what is to be done, and what is there then, for each resource."""
+    have: list[t.Any] = []
     plans: list[t.Sequence[Change]] = []
+    predicted: list[t.Any] = []
     ahead: dict[str, t.Any] = {}
-    for resource, state in zip(resources, have):
-        changes = resource.plan(state, ahead)
-        plans.append(changes)
-        ahead[resource.plural] = resource.predict(state, changes)
-    return plans, list(ahead.values())
+    world = _foresight.world()
+    for resource in resources:
+        have.append(resource.read())
+        plans.append(resource.plan(have[-1], ahead))
+        predicted.append(resource.predict(have[-1], plans[-1]))
+        ahead[resource.plural] = predicted[-1]
+        if world is not None:
+            resource.foresee(world, plans[-1], predicted[-1])
+    return have, plans, predicted
 
 
 def _apply_all(resources: t.Sequence[Resource[t.Any]], plans: t.Sequence[t.Sequence[Change]]) -> None:
@@ -216,26 +263,23 @@ def _tell(outcome: Undone) -> str:
     return text or " Nothing had been changed before."
 
 
-def _verify(resources: t.Sequence[Resource[t.Any]], final: t.Sequence[t.Any]) -> None:
-    plans, _predicted = _plan_all(resources, final)
+def _verify(resources: t.Sequence[Resource[t.Any]]) -> list[t.Any]:
+    """What is there now, which is what was wanted."""
+    final, plans, _predicted = _plan_all(resources)
     left = [change.sentence for changes in plans for change in changes]
     if left:
         raise NotConverged(
             f"did not converge: everything was applied, and the host still lacks: {'; '.join(left)}.", actions_left=left
         )
+    return final
 
 
-def _result(
-    resources: t.Sequence[Resource[t.Any]],
-    have: t.Sequence[t.Any],
-    plans: t.Sequence[t.Sequence[Change]],
-    final: t.Sequence[t.Any],
-) -> dict[str, t.Any]:
-    actions = [change.sentence for changes in plans for change in changes]
-    result: dict[str, t.Any] = {"changed": bool(actions), "actions": actions}
+def result_of(outcome: Outcome) -> dict[str, t.Any]:
+    """The result of a task of one kind, with the files that go with it."""
+    result: dict[str, t.Any] = {"changed": bool(outcome.actions), "actions": outcome.actions}
     before: dict[str, t.Any] = {}
     after: dict[str, t.Any] = {}
-    for resource, had, has in zip(resources, have, final):
+    for resource, had, has in zip(outcome.resources, outcome.have, outcome.final):
         items = resource.render(has)
         if resource.returned:
             result[resource.plural] = [{"name": name, **item} for name, item in items.items()]

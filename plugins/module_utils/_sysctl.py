@@ -17,7 +17,7 @@ import json
 import os
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
+from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused, SystemFailure
 
 SETTINGS = "/proc/sys"
@@ -179,19 +179,37 @@ def early(keys: t.Mapping[str, str]) -> dict[str, str]:
 
 def read(keys: t.Iterable[str]) -> dict[str, t.Optional[str]]:
     """The settings as they are."""
-    return {key: read_text(os.path.join(SETTINGS, key), strip=True) for key in dict.fromkeys(keys)}
+    return {key: _read(key) for key in dict.fromkeys(keys)}
+
+
+def _read(key: str) -> t.Optional[str]:
+    world = _foresight.world()
+    path = os.path.join(SETTINGS, key)
+    if world is None or path in world.texts:
+        return read_text(path, strip=True)
+    _net, _version, _conf, interface, name = key.split("/")
+    if world.is_gone(interface):
+        return None
+    if interface in world.made:  # a bridge of ours, which never configures itself from advertisements
+        version = key.split("/")[1]
+        return "0" if name == _ACCEPT_RA else read_text(f"{SETTINGS}/net/{version}/conf/default/{name}", strip=True)
+    return read_text(path, strip=True)
 
 
 def read_text(path: str, *, strip: bool = False) -> t.Optional[str]:
     """A small file's text; None when it is not there."""
+    found = _foresight.text(path, lambda: _read_text(path))
+    return found.strip() if strip and found is not None else found
+
+
+def _read_text(path: str) -> t.Optional[str]:
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read()
+            return file.read()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise SystemFailure(f"{path} cannot be read: {error.strerror}.") from error
-    return text.strip() if strip else text
 
 
 def write(key: str, value: str) -> None:

@@ -94,12 +94,18 @@ def plan_taps(
     bridges: t.Collection[str],
     find_holders: FindHolders,
     recreated: t.Collection[str] = (),
+    taken_from: t.Collection[str] = (),
 ) -> list[Change]:
     """The changes for all taps, sorted so that those of one kind can be carried out together.
 
     C(stale) are records of interfaces that are gone, C(bridges) the bridges that there are, C(recreated) the taps that
-    were replaced already in this run.
+    were replaced already in this run, C(taken_from) the networks whose taps may become another's.
     """
+    for want in wanted:
+        tap = have.get(want.name)
+        if tap is not None:
+            force = want.force or (want.present and _links.owner_of(tap.alias) in taken_from)
+            _links.check_owner(_what(want.name), tap.alias, want.network, force=force)
     steps = [
         change
         for want in wanted
@@ -128,6 +134,13 @@ def state_after(have: t.Mapping[str, Tap], changes: t.Iterable[Change]) -> dict[
             if record.name in taps:
                 taps[record.name] = dataclasses.replace(taps[record.name], adopted=change.after)
     return taps
+
+
+def name_in(change: Change) -> str:
+    """The tap that a change is about."""
+    if isinstance(change, Adoption):
+        return t.cast(Record, change.after or change.before).name
+    return t.cast(t.Union[Existence, Setting, Attach], change).name
 
 
 def found_state(tap: Tap) -> dict[str, t.Any]:
@@ -160,7 +173,6 @@ def _plan_tap(
     if have is None:
         forgotten: list[Change] = [_adoption.forget(what, stale)] if stale else []
         return forgotten + ([_create(_new(want))] if want.present else [])
-    _links.check_owner(what, have.alias, want.network, force=want.force)
     if not want.present:
         return _plan_absent(have, want, bridges)
     target = _target(have, want)

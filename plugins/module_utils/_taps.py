@@ -13,10 +13,17 @@ import functools
 import grp
 import itertools
 import os
-import pwd
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _adoption, _links, _netlink, _tap_plan, _tun, _values
+from ansible_collections.labspan.vmnet.plugins.module_utils import (
+    _adoption,
+    _foresight,
+    _links,
+    _netlink,
+    _tap_plan,
+    _tun,
+    _values,
+)
 from ansible_collections.labspan.vmnet.plugins.module_utils._adoption import Adoption, Record
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput, Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
@@ -52,9 +59,14 @@ class TapDevices(Resource[TapsState]):
         single: bool = False,
         check_mode: bool = False,
         leaving: t.Callable[[], t.Collection[int]] = tuple,
+        taken_from: t.Collection[str] = (),
     ) -> None:
-        """C(leaving) tells the processes that an earlier resource of the same run ends: what they hold will be free."""
+        """C(leaving) tells the processes that an earlier resource of the same run ends: what they hold will be free.
+
+        C(taken_from) are the networks whose taps may become another's.
+        """
         super().__init__(single=single)
+        self._taken_from = taken_from
         self._check_mode = check_mode
         self._leaving = leaving
         self._options = taps
@@ -107,8 +119,9 @@ class TapDevices(Resource[TapsState]):
             stale=have.stale,
             boot=have.boot,
             bridges=bridges,
-            find_holders=functools.partial(_holders, have.links, self._leaving()),
+            find_holders=functools.partial(_holders, have.links, {*self._leaving(), *_foresight.leaving()}),
             recreated=self._recreated,
+            taken_from=self._taken_from,
         )
         _check_port_limit(have, self.predict(have, changes))
         self._warn_of_ineffective(have, ahead)
@@ -128,6 +141,12 @@ class TapDevices(Resource[TapsState]):
 
     def predict(self, have: TapsState, changes: t.Sequence[Change]) -> TapsState:
         return dataclasses.replace(have, taps=_tap_plan.state_after(have.taps, changes)) if changes else have
+
+    def foresee(self, world: _foresight.World, changes: t.Sequence[Change], then: TapsState) -> None:
+        for name in dict.fromkeys(_tap_plan.name_in(change) for change in changes):
+            tap = then.taps.get(name)
+            world.set_link(name, None if tap is None else _link(tap, then.links.get(name)))
+        _adoption.foresee(world, changes)
 
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
         for _kind, run in itertools.groupby(changes, key=_kind_of):
@@ -238,7 +257,7 @@ class TapDevices(Resource[TapsState]):
             network=network,
             present=present,
             bridge=bridge,
-            owner=self._account("owner", accounts.get("owner"), lambda text: pwd.getpwnam(text).pw_uid),
+            owner=self._account("owner", accounts.get("owner"), _foresight.uid_of),
             group=self._account("group", accounts.get("group"), lambda text: grp.getgrnam(text).gr_gid),
             mtu=_links.check_mtu("mtu", options.get("mtu")),
             mac_address=_values.mac_address("mac_address", mac) if mac else None,
@@ -365,6 +384,38 @@ def _tap(link: Link, vlans: t.Optional[t.Mapping[str, frozenset[_netlink.Vlan]]]
     )
 
 
+def _link(tap: Tap, now: t.Optional[Link]) -> Link:
+    """A tap as the kernel will show it."""
+    how = tap.attachment
+    port = (
+        None
+        if how is None
+        else _netlink.PortInfo(how.hairpin, how.bpdu_guard, how.learning, how.flooding, how.isolated, state=0)
+    )
+    return Link(
+        index=tap.index,
+        name=tap.name,
+        kind="tun",
+        up=tap.enabled,
+        carrier=now is not None and now.carrier,
+        mtu=tap.mtu,
+        mac=tap.mac_address or "",
+        alias=tap.alias,
+        master=how.bridge if how else None,
+        group=now.group if now else 0,
+        port=port,
+        tun=_netlink.TunInfo(
+            "tap",
+            tap.owner,
+            tap.group,
+            packet_info=False,
+            vnet_hdr=tap.vnet_hdr,
+            persistent=True,
+            multi_queue=tap.multi_queue,
+        ),
+    )
+
+
 def _holders(
     links: t.Mapping[str, Link], leaving: t.Collection[int], names: t.Collection[str]
 ) -> t.Mapping[str, _tun.Holder]:
@@ -412,12 +463,11 @@ def _render(tap: Tap) -> dict[str, t.Any]:
     }
 
 
-@functools.cache
 def _user_name(number: t.Optional[int]) -> t.Optional[str]:
     if number is None:
         return None
     try:
-        return pwd.getpwuid(number).pw_name
+        return _foresight.name_of(number)
     except KeyError:
         return str(number)
 

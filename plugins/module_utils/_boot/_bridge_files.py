@@ -33,6 +33,12 @@ CLOSED = "closed.nft"
 
 def lasting(bridges: Bridges, options: t.Sequence[Options]) -> list[Resource[t.Any]]:
     """Bridges between what has to be told before them, and what is written after them for the next boot."""
+    items = items_of(bridges, options)
+    return [KeepOff(("bridge", items)), bridges, BridgeFiles(bridges, items)]
+
+
+def items_of(bridges: Bridges, options: t.Sequence[Options]) -> t.Callable[[], t.Sequence[Item]]:
+    """What the options say about the lasting of the bridges, found out when it is first asked for."""
     found: list[Item] = []
 
     def items() -> t.Sequence[Item]:
@@ -40,7 +46,7 @@ def lasting(bridges: Bridges, options: t.Sequence[Options]) -> list[Resource[t.A
             found.extend(_interfaces.lasting_items("bridge", bridges.wanted(), options))
         return found
 
-    return [KeepOff("bridge", items), bridges, BridgeFiles(bridges, items)]
+    return items
 
 
 class BridgeFiles(InterfaceFiles):
@@ -51,7 +57,7 @@ class BridgeFiles(InterfaceFiles):
         self._bridges = bridges
 
     def contribute(self, directories: Directories, ahead: t.Mapping[str, t.Any]) -> Directories:
-        state = t.cast(BridgesState, ahead["bridges"])
+        state = t.cast(BridgesState, ahead[self._bridges.plural])
         edit = Edit(directories)
         closed: dict[str, t.Optional[Closed]] = {}
         for want, item in zip(self._bridges.wanted(), self._items()):

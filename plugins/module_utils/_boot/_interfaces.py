@@ -82,16 +82,16 @@ class KeepOff(Resource[KeepOffState]):
     plural: t.ClassVar[str] = "keep_off"
     singular: t.ClassVar[str] = "keep_off_one"
 
-    def __init__(self, kind: str, items: t.Callable[[], t.Sequence[Item]]) -> None:
+    def __init__(self, *sources: tuple[str, t.Callable[[], t.Sequence[Item]]]) -> None:
+        """C(sources) are kinds of interfaces, C(bridge) or C(tap), each with what tells the items of the task."""
         super().__init__()
-        self._kind = kind
-        self._items = items
+        self._sources = sources
 
     def read(self) -> KeepOffState:
-        items = self._items()
-        networks = {each.network for each in items}
+        items = [(kind, each) for kind, items in self._sources for each in items()]
+        networks = {each.network for _kind, each in items}
         edit = Edit({network: _files.files_of(network) for network in networks})
-        lasting = [each for each in items if each.present and edit.lasts(self._kind, each)]
+        lasting = [each for kind, each in items if each.present and edit.lasts(kind, each)]
         texts = {path: _files.read(path) for network in networks for path in _managers.paths(network)}
         told = {name for text in texts.values() for name in _managers.names_in(text)}
         return KeepOffState(texts, _foreign({each.name for each in lasting} - told), lasting)

@@ -62,6 +62,10 @@ class NetworkFiles(Resource[BootState]):
         super().__init__()
         self._networks = networks
 
+    def networks(self) -> t.Collection[str]:
+        """The networks whose files the task may write."""
+        return self._networks()
+
     @abc.abstractmethod
     def contribute(self, directories: Directories, ahead: t.Mapping[str, t.Any]) -> Directories:
         """The files of every network of the task as they shall be, given those of all networks. Pure."""

@@ -37,15 +37,21 @@ class RulesFiles(NetworkFiles):
         entries: t.Sequence[Entry],
         texts: t.Callable[[t.Any], t.Mapping[str, t.Mapping[str, str]]],
         owns: t.Callable[[str], bool],
+        *,
+        follows: str = "networks",
     ) -> None:
-        """C(texts) makes the files of each network of the predicted state; C(owns) knows a file by its name."""
+        """C(texts) makes the files of each network of the predicted state; C(owns) knows a file by its name.
+
+        C(follows) is the plural of the resource whose state that is.
+        """
         super().__init__(lambda: [entry.network for entry in entries])
+        self._follows = follows
         self._entries = entries
         self._texts = texts
         self._owns = owns
 
     def contribute(self, directories: Directories, ahead: t.Mapping[str, t.Any]) -> Directories:
-        texts = self._texts(ahead["networks"]) if "networks" in ahead else {}
+        texts = self._texts(ahead[self._follows]) if self._follows in ahead else {}
         found: dict[str, t.Mapping[str, str]] = {}
         for entry in self._entries:
             files = directories.get(entry.network, {})

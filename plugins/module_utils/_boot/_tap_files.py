@@ -28,6 +28,12 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._taps import TapDevi
 
 def lasting(sources: t.Sequence[tuple[TapDevices, t.Sequence[Options]]]) -> tuple[KeepOff, TapFiles]:
     """What stands before all resources of taps of a task, and after them, to make those taps last."""
+    items = items_of(sources)
+    return KeepOff(("tap", items)), TapFiles([taps for taps, _options in sources], items)
+
+
+def items_of(sources: t.Sequence[tuple[TapDevices, t.Sequence[Options]]]) -> t.Callable[[], t.Sequence[Item]]:
+    """What the options say about the lasting of the taps, found out when it is first asked for."""
     found: list[Item] = []
 
     def items() -> t.Sequence[Item]:
@@ -36,7 +42,7 @@ def lasting(sources: t.Sequence[tuple[TapDevices, t.Sequence[Options]]]) -> tupl
                 found.extend(_interfaces.lasting_items("tap", taps.wanted(), options))
         return found
 
-    return KeepOff("tap", items), TapFiles([taps for taps, _options in sources], items)
+    return items
 
 
 def between(taps: TapDevices, options: t.Sequence[Options]) -> list[Resource[t.Any]]:

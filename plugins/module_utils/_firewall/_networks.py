@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _sysctl
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _foresight, _sysctl
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _rules_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot._rules_files import Entry, RulesFiles
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import MissingDependency, Refused
@@ -118,6 +118,14 @@ class Networks(Resource[Firewall]):
             if part is not None and not isinstance(part, Flows):
                 parts[part] = change.after
         return dataclasses.replace(have, parts=parts)
+
+    def foresee(self, world: _foresight.World, changes: t.Sequence[Change], then: Firewall) -> None:
+        for change in changes:
+            part = t.cast(PartChange, change).part
+            if isinstance(part, Setting):
+                world.texts[f"{_sysctl.SETTINGS}/{part.key}"] = change.after
+            elif isinstance(part, File):
+                world.texts[part.path] = change.after
 
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
         for change in changes:
@@ -286,12 +294,17 @@ def build(params: dict[str, t.Any]) -> list[Resource[t.Any]]:
         _options.asked(entry, "" if single else f"networks[{number}].")
         for number, entry in enumerate(items(params, "networks"))
     ]
-    lasting = [Entry(entry.name, entry.present, entry.lasting) for entry in entries]
-    files = RulesFiles(lasting, _files, _rules_files.is_of_networks)
+    lasting = lasting_entries(entries)
+    files = RulesFiles(lasting, files_of, _rules_files.is_of_networks)
     return _rules_files.around(Networks(entries, single=single), files, lasting)
 
 
-def _files(state: Firewall) -> dict[str, dict[str, str]]:
+def lasting_entries(entries: t.Iterable[Asked]) -> list[Entry]:
+    """What is to be there after a reboot."""
+    return [Entry(entry.name, entry.present, entry.lasting) for entry in entries]
+
+
+def files_of(state: Firewall) -> dict[str, dict[str, str]]:
     return {name: _lasting.files(plan, state.parts, state.settings.get(name, {})) for name, plan in state.plans.items()}
 
 

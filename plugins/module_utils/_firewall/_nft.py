@@ -56,6 +56,12 @@ def chains() -> list[BaseChain]:
     ]
 
 
+def tables() -> set[TableKey]:
+    """Every table of the host."""
+    words = (line.split() for line in _run(["list", "tables"], purpose="list its tables").splitlines())
+    return {TableKey(word[1], word[2]) for word in words if len(word) == 3}
+
+
 def live(keys: t.Iterable[TableKey]) -> dict[TableKey, str]:
     """The listings of these tables; a table that does not exist is left out."""
     # One process for each table: nft 1.0.6 caches only the last of several tables named in one request.

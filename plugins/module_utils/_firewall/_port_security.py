@@ -120,10 +120,23 @@ class PortSecurity(Resource[Tables]):
 def build(params: dict[str, t.Any]) -> list[Resource[t.Any]]:
     """The resources of the module port_security."""
     single = is_single(params, "networks")
+    places = ["" if single else f"networks[{number}]." for number in range(len(params.get("networks") or [None]))]
+    security, lasting = make(list(zip(places, items(params, "networks"))), single=single)
+    files = RulesFiles(lasting, _lasting.port_files, lambda name: name == _rules_files.PORTS)
+    return _rules_files.around(security, files, lasting)
+
+
+def make(
+    entries: t.Sequence[tuple[str, dict[str, t.Any]]],
+    *,
+    single: bool = False,
+    kind: type[PortSecurity] = PortSecurity,
+) -> tuple[PortSecurity, list[Entry]]:
+    """The resource of entries and where each stands, and what is to be there after a reboot."""
     identity = _values.host_identity()
     present, absent, lasting = [], [], []
-    for number, entry in enumerate(items(params, "networks")):
-        wanted = _port_security_options.asked(entry, "" if single else f"networks[{number}].", identity=identity)
+    for where, entry in entries:
+        wanted = _port_security_options.asked(entry, where, identity=identity)
         lasting.append(
             Entry(wanted.network, entry["state"] == "present", persistence(entry.get("persistent") or "auto"))
         )
@@ -131,8 +144,7 @@ def build(params: dict[str, t.Any]) -> list[Resource[t.Any]]:
             present.append(wanted)
         else:
             absent.append(wanted.network)
-    files = RulesFiles(lasting, _lasting.port_files, lambda name: name == _rules_files.PORTS)
-    return _rules_files.around(PortSecurity(present, absent, single=single), files, lasting)
+    return kind(present, absent, single=single), lasting
 
 
 def _unguarded(wanted: PortFilter) -> t.Iterator[str]:

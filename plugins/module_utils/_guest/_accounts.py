@@ -16,7 +16,7 @@ import os
 import pwd
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _values, _whole_files
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _foresight, _values, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _store
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._account_names import SHARED, name_of
@@ -46,7 +46,21 @@ def default_for(guest: str, *, expected: bool = False) -> str:
     C(expected) is whether a task before may make accounts. When neither is there, that is its own one.
     """
     own = name_of(guest)
-    return own if _find(own) is not None or (expected and _find(SHARED) is None) else SHARED
+    return own if _is_there(own) or (expected and _find(SHARED) is None) else SHARED
+
+
+def _is_there(account: str) -> bool:
+    """Whether an account is there, or will be."""
+    world = _foresight.world()
+    return _find(account) is not None or (world is not None and account in world.accounts)
+
+
+def expect(guests: t.Iterable[str]) -> None:
+    """Have these accounts reckoned with in what is planned before they are: those that are not there will be made."""
+    world = _foresight.world()
+    for account in map(name_of, guests):
+        if world is not None and not _is_there(account):
+            world.accounts[account] = _free_number(world.accounts.values())
 
 
 def _find(account: str) -> t.Optional[pwd.struct_passwd]:
@@ -105,7 +119,7 @@ class Accounts(Resource[State]):
                     f"{entry.comment!r}). It is left as it is; rename it, or run the guest as another account (user)."
                 )
             if present and entry is None:
-                after = Entry(None, _COMMENT % guest)
+                after = Entry(self._number(account), _COMMENT % guest)
                 changes.append(SetAccount(f"account {account}", f"Make the account {account}", None, after, guest))
             elif present and entry is not None and not entry.whole:
                 sentence = f"Make the account {account} anew, of which there is only a part"
@@ -128,6 +142,15 @@ class Accounts(Resource[State]):
             self.warnings.append(f"the account {account} stays, because it has {reason}.")
         return reason is None
 
+    def _number(self, account: str) -> t.Optional[int]:
+        """Chosen beforehand only where something else is planned for it before it is there."""
+        world = _foresight.world()
+        if world is None:
+            return None
+        if account not in world.accounts:
+            world.accounts[account] = _free_number(world.accounts.values())
+        return world.accounts[account]
+
     def predict(self, have: State, changes: t.Sequence[Change]) -> State:
         state = dict(have)
         for change in t.cast("t.Sequence[SetAccount]", changes):
@@ -142,7 +165,7 @@ class Accounts(Resource[State]):
             if change.after is None:
                 _run("userdel", name_of(change.guest))
             elif change.before is None:
-                _make(change.guest)
+                _make(change.guest, change.after.uid)
             elif not change.before.whole:
                 _run("userdel", name_of(change.guest))
                 _make(change.guest, change.before.uid)
@@ -159,6 +182,26 @@ def _specs(name: str) -> t.Iterator[t.Any]:
     definition = _store.read_definition(name)
     if definition is not None:
         yield definition.spec
+
+
+def _free_number(taken: t.Collection[int]) -> int:
+    """The highest number that is free for an account of the system and for its group, as useradd would choose."""
+    lowest, highest = 100, 999
+    with contextlib.suppress(OSError, ValueError), open("/etc/login.defs", encoding="utf-8") as file:
+        limits = dict(line.split()[:2] for line in file if line.startswith("SYS_UID_M"))
+        lowest, highest = int(limits.get("SYS_UID_MIN", lowest)), int(limits.get("SYS_UID_MAX", highest))
+    for number in range(highest, lowest - 1, -1):
+        if number not in taken and not _is_taken(number):
+            return number
+    raise Refused(f"no number from {lowest} to {highest} is free for the account of a guest. Remove old accounts.")
+
+
+def _is_taken(number: int) -> bool:
+    for find in (pwd.getpwuid, grp.getgrgid):
+        with contextlib.suppress(KeyError):
+            find(number)
+            return True
+    return False
 
 
 def _is_whole(account: str) -> bool:

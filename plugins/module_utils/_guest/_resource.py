@@ -13,7 +13,7 @@ import itertools
 import os
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _systemd, _tun, _values
+from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight, _process, _systemd, _tun, _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _interfaces, _tap_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
@@ -141,6 +141,11 @@ class Guests(Resource[State]):
             for name, state in have.items()
         }
 
+    def foresee(self, world: _foresight.World, changes: t.Sequence[Change], then: State) -> None:
+        world.leaving |= self.leaving()
+        gone = (wish.name for wish in self._wishes if wish.state == "absent")
+        world.guests.update({name: then[name] for name in gone})
+
     def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
         for kind, group in itertools.groupby(t.cast("t.Sequence[GuestChange]", changes), key=type):
             run = list(group)
@@ -187,7 +192,8 @@ class Guests(Resource[State]):
 
     def leaving(self) -> set[int]:
         """The processes that are gone when this resource has been applied."""
-        return {self._processes[name].pid for name in self._stopping if name in self._processes}
+        stopping = {self._processes[name].pid for name in self._stopping if name in self._processes}
+        return stopping.union(_foresight.leaving())
 
     def letting_go(self) -> set[int]:
         """The processes that hold taps which they will have given back when this resource has been applied."""
@@ -518,13 +524,57 @@ def _make_variables(name: str, uefi: _firmware.Uefi) -> None:
     _firmware.make_store(uefi, places.variables, record)
 
 
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """Guests, and what goes with them."""
+
+    wishes: t.Sequence[Wish]
+    guests: Guests
+    coming: t.Sequence[dict[str, t.Any]]
+    """The options of the taps that they are given."""
+    going: t.Sequence[dict[str, t.Any]]
+    """Those of taps that they no longer have."""
+    tap_guests: t.Mapping[str, str]
+    """Whose each of these taps is."""
+    served: bool
+    """Whether systemd runs any of them."""
+
+
 def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -> t.Sequence[Resource[t.Any]]:
     """The guests that the items ask for, between the taps that are made for them and those that go with them."""
+    made = parts(items, single=single, check_mode=check_mode)
+    resources: list[Resource[t.Any]] = [made.guests]
+    taps: list[tuple[TapDevices, t.Sequence[dict[str, t.Any]]]] = []
+    if made.coming:
+        taps.append((TapDevices(made.coming, check_mode=check_mode), made.coming))
+        resources.insert(0, taps[-1][0])
+    if made.going:
+        former = FormerTaps(made.going, check_mode=check_mode, leaving=made.guests.letting_go)
+        taps.append((former, made.going))
+        resources.append(former)
+    if taps:
+        before_taps, after_taps = _tap_files.lasting(taps)
+        resources = [before_taps, *resources, after_taps]
+    if made.served:
+        resources.insert(0, UnitFiles())
+    elif _systemd.is_running():
+        resources.append(FormerUnitFiles(lambda state: is_service_left(made.wishes, state)))
+    return resources
+
+
+def parts(
+    items: t.Sequence[_spec.Options],
+    *,
+    single: bool = False,
+    check_mode: bool,
+    kind: type[Guests] = Guests,
+) -> Parts:
+    """The guests that the items ask for, the taps that are made for them, and those that go with them."""
     identity = _values.host_identity()
     wishes = [_spec.wish(options, identity=identity) for options in items]
-    guests = Guests(wishes, single=single, check_mode=check_mode)
     coming: list[dict[str, t.Any]] = []
     going: list[dict[str, t.Any]] = []
+    tap_guests: dict[str, str] = {}
     served = False
     processes = _store.Processes()
     for wish in wishes:
@@ -537,22 +587,9 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
         after = {} if wish.state == "absent" else _bridged_taps(wanted, network, owner)
         coming += after.values()
         going += [{**tap, "state": "absent"} for name, tap in before.items() if name not in after]
-    resources: list[Resource[t.Any]] = [guests]
-    taps: list[tuple[TapDevices, t.Sequence[dict[str, t.Any]]]] = []
-    if coming:
-        taps.append((TapDevices(coming, check_mode=check_mode), coming))
-        resources.insert(0, taps[-1][0])
-    if going:
-        taps.append((FormerTaps(going, check_mode=check_mode, leaving=guests.letting_go), going))
-        resources.append(taps[-1][0])
-    if taps:
-        before_taps, after_taps = _tap_files.lasting(taps)
-        resources = [before_taps, *resources, after_taps]
-    if served:
-        resources.insert(0, UnitFiles())
-    elif _systemd.is_running():
-        resources.append(FormerUnitFiles(lambda state: _is_service_left(wishes, state)))
-    return resources
+        tap_guests.update(dict.fromkeys((*before, *after), wish.name))
+    guests = kind(wishes, single=single, check_mode=check_mode)
+    return Parts(wishes, guests, coming, going, tap_guests, served)
 
 
 def _tap_owner(
@@ -568,7 +605,7 @@ def _tap_owner(
     return str(wish.given.get("user", spec.user))
 
 
-def _is_service_left(wishes: t.Sequence[Wish], state: State) -> bool:
+def is_service_left(wishes: t.Sequence[Wish], state: State) -> bool:
     """Whether a guest of this host is systemd's, with those of the task as C(state) has them."""
     here = [guest.definition for guest in state.values()]
     names = {wish.name for wish in wishes}

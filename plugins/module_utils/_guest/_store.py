@@ -14,7 +14,7 @@ import json
 import os
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _whole_files
+from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight, _process, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
@@ -40,6 +40,9 @@ _ANSWER_TIMEOUT = 3.0
 
 def read_definition(name: str) -> t.Optional[Definition]:
     """The guest's definition; None when there is none, or none that can be read."""
+    world = _foresight.world()
+    if world is not None and name in world.guests:
+        return t.cast("t.Optional[Definition]", world.guests[name].definition)
     stored = _read_json(Places(name).definition)
     if not isinstance(stored, dict) or stored.get("version") != _VERSION:
         return None
@@ -92,6 +95,9 @@ def make_state_directory(places: Places) -> None:
 
 def read_made_disks(name: str) -> tuple[MadeDisk, ...]:
     """The disks that were made for the guest and are still there."""
+    world = _foresight.world()
+    if world is not None and name in world.guests:
+        return t.cast("tuple[MadeDisk, ...]", world.guests[name].made)
     stored = _read_json(Places(name).made_disks)
     try:
         made = [MadeDisk(**entry) for entry in stored] if isinstance(stored, list) else []

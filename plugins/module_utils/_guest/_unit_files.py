@@ -70,7 +70,7 @@ class FormerUnitFiles(UnitFiles):
         self._needed = needed
 
     def plan(self, have: Texts, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
-        if self._needed(ahead["guests"]):
+        if self._needed(ahead.get("guests", {})):
             return []
         return [
             WriteShared(path, f"Remove {path}, which no guest needs any more", text, None, path)

@@ -137,6 +137,7 @@ class _Places:
     """What a network card can be on."""
 
     def __init__(self, networks: t.Sequence[Network], identity: t.Optional[str]) -> None:
+        networks = sorted(networks, key=lambda network: not network.present)
         # The first of several of one name is as good as any: that there are several is told elsewhere.
         self.by_name = {network.name: network for network in reversed(networks)}
         self.by_bridge = {network.bridge: network for network in reversed(networks)}

@@ -70,14 +70,15 @@ def _check_names(inventory: Inventory, problems: Problems) -> None:
         except LabspanError as error:
             hint = "" if network.options.get("bridge") else " It was made of the network's name; give one."
             problems.tell(f"{error}{hint}")
-        problems.once(option, network.bridge, interfaces, "a bridge has one network. Give the other one its own.")
+        if network.present:  # one that goes may leave its bridge and its taps to another one
+            problems.once(option, network.bridge, interfaces, "a bridge has one network. Give the other one its own.")
     for network in inventory.networks:
         for number, tap in enumerate(network.taps):
             option = f"{network.where}.taps[{number}].name"
             with problems.of():
                 _values.interface_name(option, str(tap.get("name")))
-            problems.once(option, tap.get("name"), interfaces, "give each interface of the host its own name.")
             if network.present:
+                problems.once(option, tap.get("name"), interfaces, "give each interface of the host its own name.")
                 with problems.of():
                     _links.check_mtu(f"{network.where}.taps[{number}].mtu", tap.get("mtu"))
 

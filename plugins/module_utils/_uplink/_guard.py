@@ -24,6 +24,7 @@ _PACKAGE = "ansible_collections.labspan.vmnet.plugins.module_utils"
 #: What the dead-man is made of; each of these files uses nothing but the others and the standard library.
 CARRIED = (
     "_errors",
+    "_foresight",
     "_process",
     "_rtnetlink",
     "_values",
