@@ -115,16 +115,21 @@ sanity: ## Run ansible-test sanity on every Python that is here
 sanity-all: ## Run ansible-test sanity of each ansible-core
 	@for core in .venv/core-*; do echo "-- ansible-test sanity, $$core"; LABSPAN_CORE="$$core" tests/sanity.sh; done
 
-# The oldest managed host (Python 3.9 where there is one, pyroute2 0.7.2) beside the newest.
+# Each ansible-core, and the oldest managed host (Python 3.9 where there is one, pyroute2 0.7.2), side by side.
+
+UNITS := unit-core-2.21 unit-core-2.19 unit-oldest
 
 .PHONY: unit
 unit: ## Run the unit tests on each ansible-core, and what managed hosts run on the oldest Python and pyroute2
-	@for core in core-2.21 core-2.19; do \
-		[ -x ".venv/$$core/bin/pytest" ] || continue; \
-		printf '\n\033[1m== unit tests, %s\033[0m\n' "$$core"; \
-		".venv/$$core/bin/python" -m pytest -q tests/unit $(PYTEST_ARGS); \
-	done
-	$(call say,unit tests of module_utils$(,) $$(.venv/oldest/bin/python -V) and pyroute2 0.7.2)
+	$(call say,unit tests)
+	@$(MAKE) --jobs=$$(nproc) --output-sync=target --keep-going $(UNITS)
+
+.PHONY: $(UNITS)
+unit-core-2.21 unit-core-2.19: unit-core-%:
+	@[ ! -x ".venv/core-$*/bin/pytest" ] || { echo "-- ansible-core $*"; ".venv/core-$*/bin/python" -m pytest -q tests/unit $(PYTEST_ARGS); }
+
+unit-oldest:
+	@echo "-- module_utils on $$(.venv/oldest/bin/python -V) and pyroute2 0.7.2"
 	@.venv/oldest/bin/python -m pytest -q tests/unit/plugins/module_utils $(PYTEST_ARGS)
 
 # The tests wait more than they compute: one more at a time than there are cores.
