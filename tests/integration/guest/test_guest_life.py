@@ -281,6 +281,7 @@ def test_two_runs_at_once_start_one_process(guests: Guests) -> None:
     assert list(guests.processes().values()) == ["cg-2"]
 
 
+@pytest.mark.slow
 @one_interpreter
 def test_killed_at_any_moment_the_next_run_has_one_guest(guests: Guests) -> None:
     options = {"disks": [{"size": "1M"}]}
