@@ -146,9 +146,12 @@ integration: ## Run the integration tests in namespaces: newest ansible-core and
 		$(AS_ROOT) .venv/core-2.19/bin/python -m pytest -q $(PARALLEL) -m "not slow" $(VERSIONED) $(PYTEST_ARGS)
 
 .PHONY: sweeps
-sweeps: ## Run the integration tests that take too long for every day
+sweeps: ## Run the integration tests that take too long for every day, those on a VM host among them
+	@tests/setup.sh
 	$(call say,long sweeps)
-	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q $(PARALLEL) -m slow tests/integration $(PYTEST_ARGS)
+	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q $(PARALLEL) -m slow tests/integration --ignore=tests/integration/vm $(PYTEST_ARGS)
+	$(call say,long sweeps on a VM host)
+	@$(AS_ROOT) .venv/newest/bin/python -m pytest -q -m slow tests/integration/vm $(PYTEST_ARGS)
 
 .PHONY: molecule
 molecule: ## Run the scenarios with real guests: create, converge, idempotence, verify, destroy

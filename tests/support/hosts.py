@@ -218,6 +218,10 @@ class AnyHost:
         process.stdin = None
         return process
 
+    def start_python(self, script: str, **options: t.Any) -> subprocess.Popen[str]:
+        """Start a script that finds Ansible's package and this collection."""
+        return self.start(self.interpreter, "-c", script, env=self.module_environment(), **options)
+
     def strace(self, name: str, params: t.Mapping[str, t.Any], calls: str) -> Traced:
         """Run a module that must succeed under strace(1), which writes down these system calls."""
         path = pathlib.Path(f"/tmp/labspan-strace-{os.getpid()}-{id(self)}")
