@@ -4,8 +4,8 @@
 """Imports of this collection out of Ansible's archive: compiled once, and executed when something in them is needed.
 
 Ansible sends a module and all that it might import as a zip archive, which has no byte code: whatever is imported is
-compiled in each run, and by Python's own zipimport (3.9 to 3.13) twice, once only to find out the file's name. A rerun
-that finds nothing to change needs a third of what a change needs.
+compiled in each run, and by Python's own zipimport (3.9 to 3.13) twice, once only to find out the file's name. What is
+imported here is compiled when something in it is needed, or taken from the byte code that lab_host keeps.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
@@ -21,7 +21,10 @@ import types
 import typing as t
 import zipimport
 
+from ansible_collections.labspan.vmnet.plugins.module_utils._byte_code import Store
+
 _PACKAGE = f"{__name__.rpartition('.')[0]}."
+_store = Store()
 
 
 def install() -> None:
@@ -33,8 +36,19 @@ def install() -> None:
         sys.meta_path.insert(0, _Finder())
 
 
+def keep() -> None:
+    """Keep the byte code of what this run has needed, for the runs to come."""
+    _store.keep()
+
+
+def drop() -> None:
+    """Keep none of what runs before have kept."""
+    if any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        _store.drop()
+
+
 class _Loader:
-    """Compiles a file of an archive, with what tracebacks ask for."""
+    """Executes a file of an archive, with what tracebacks ask for."""
 
     def __init__(self, archive: zipimport.zipimporter, path: str) -> None:
         self._archive = archive
@@ -45,8 +59,10 @@ class _Loader:
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Fill the module."""
-        code = compile(self.get_source(module.__name__), self._path, "exec", dont_inherit=True)
-        exec(code, module.__dict__)
+        text = self._archive.get_data(self._path)
+        # Byte code has the name of its file in it, and the archive has another one in each run.
+        path = module.__name__.replace(".", os.sep) + ".py"
+        exec(_store.code(module.__name__, text, path), module.__dict__)
 
     def get_source(self, fullname: str) -> str:
         """The text of the file."""

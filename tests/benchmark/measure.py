@@ -48,16 +48,21 @@ class Rounds:
         return statistics.median(a / b for a, b in zip(self.seconds[name], self.seconds[base]))
 
 
-def race(contenders: t.Sequence[Contender], rounds: int, announce: t.Callable[[str], None]) -> Rounds:
+def race(
+    contenders: t.Sequence[Contender],
+    rounds: int,
+    announce: t.Callable[[str], None],
+    clock: t.Callable[[], float] = time.perf_counter,
+) -> Rounds:
     """Run all contenders C(rounds) times, in an order that turns by one each round."""
     seconds: dict[str, list[float]] = {contender.name: [] for contender in contenders}
     for number in range(rounds):
         turn = number % len(contenders)
         for contender in [*contenders[turn:], *contenders[:turn]]:
             contender.prepare()
-            begin = time.perf_counter()
+            begin = clock()
             contender.run()
-            seconds[contender.name].append(time.perf_counter() - begin)
+            seconds[contender.name].append(clock() - begin)
             contender.finish()
         announce(f"round {number + 1} of {rounds}")
     return Rounds(seconds)

@@ -3,14 +3,15 @@
 
 """Measures the modules against the notes' commands and against Ansible's own cost, side by side in one run.
 
-Everything happens in namespaces that are made here. There are two subjects: C(tasks), what they cost, and C(uplink),
-what is lost while the host's network card moves. The result is tables in C(.build/benchmark.md); with C(--update-docs)
-they become those of C(docs/performance.md), too.
+Everything happens in namespaces that are made here. There are three subjects: C(tasks), what they cost; C(lab_host),
+what a whole host costs in one task; and C(uplink), what is lost while the host's network card moves. The result is
+tables in C(.build/benchmark.md); with C(--update-docs) they become those of C(docs/performance.md), too.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import pathlib
@@ -28,7 +29,7 @@ BUILD = ROOT / ".build"
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from benchmark import nat, uplink  # noqa: E402
+from benchmark import lab_host, nat, uplink  # noqa: E402
 from benchmark.measure import PING, Contender, Goal, Rounds, race, table  # noqa: E402
 from support.hosts import Host  # noqa: E402
 
@@ -36,7 +37,7 @@ BRIDGE = "bench0"
 #: A link group that nothing else on the benchmark's host is in.
 GROUP = "77"
 SIZES = (1, 10, 100, 1000)
-SUBJECTS = ("tasks", "uplink")
+SUBJECTS = ("tasks", "lab_host", "uplink")
 
 MODULE = "tap_device, whole playbook"
 PROCESS = "tap_device, its process alone"
@@ -244,6 +245,16 @@ def tasks(options: argparse.Namespace) -> str:
     return text
 
 
+def whole_host(options: argparse.Namespace) -> str:
+    """What a whole host, and a fleet of hosts, cost."""
+    load = os.getloadavg()[0]
+    found = lab_host.measure(options.rounds, options.fleet, options.interpreter, _say)
+    text = f"{machine(options.interpreter)}. Medians of {options.rounds} interleaved rounds. "
+    text += f"The load average was {load:.1f} when it began and {os.getloadavg()[0]:.1f} when it ended.\n\n"
+    (BUILD / "benchmark-lab_host.json").write_text(json.dumps(dataclasses.asdict(found)), encoding="utf-8")
+    return text + found.text()
+
+
 def move_of_the_uplink(options: argparse.Namespace) -> str:
     """What is lost while the uplink moves."""
     with tempfile.TemporaryDirectory(prefix="labspan-benchmark-") as name:
@@ -272,6 +283,7 @@ def main() -> int:
     parser.add_argument(
         "--largest-loop", type=int, default=100, help="the most taps that a loop over commands makes: a minute for 100"
     )
+    parser.add_argument("--fleet", type=int, default=50, help="the number of hosts in the fleet; 0 leaves it out")
     parser.add_argument("--uplink-rounds", type=int, default=3)
     parser.add_argument("--only", choices=SUBJECTS, help="one subject alone; by default all of them")
     parser.add_argument("--update-docs", action="store_true", help="put the tables into docs/performance.md")
@@ -280,6 +292,8 @@ def main() -> int:
     texts = {}
     if options.only in (None, "tasks"):
         texts["tasks"] = tasks(options)
+    if options.only in (None, "lab_host"):
+        texts["lab_host"] = whole_host(options)
     if options.only in (None, "uplink"):
         texts["uplink"] = move_of_the_uplink(options)
     text = "\n".join(texts.values())

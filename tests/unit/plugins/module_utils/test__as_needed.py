@@ -23,7 +23,7 @@ import builtins, json, sys
 sys.path.insert(0, sys.argv[1])
 compiled = []
 def audit(event, arguments):
-    if event == "compile" and arguments[1] and sys.argv[1] in str(arguments[1]):
+    if event == "compile" and "module_utils" in str(arguments[1]):
         compiled.append(str(arguments[1]).rpartition("/")[2])
 sys.addaudithook(audit)
 """
@@ -38,7 +38,8 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         parts = PACKAGE.split(".")
         for number in range(1, len(parts) + 1):
             file.writestr(f"{'/'.join(parts[:number])}/__init__.py", "")
-        file.write(MODULE_UTILS / "_as_needed.py", f"{directory}/_as_needed.py")
+        for name in ("_as_needed.py", "_byte_code.py", "_whole_files.py"):
+            file.write(MODULE_UTILS / name, f"{directory}/{name}")
         file.writestr(f"{directory}/_inner/__init__.py", "")
         file.writestr(f"{directory}/_inner/_seldom.py", "VALUE = 1\n\ndef fail():\n    raise ValueError('here')\n")
         file.writestr(f"{directory}/_user.py", f"from {PACKAGE}._inner import _seldom\nFIRST = 0\n")
@@ -66,6 +67,20 @@ def test_a_file_is_compiled_when_something_in_it_is_needed_and_only_once(archive
     assert before.count("_user.py") == 1
     assert "_seldom.py" not in before
     assert after.count("_seldom.py") == 1
+
+
+def test_byte_code_that_was_kept_spares_the_compiling(archive: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    store = f"import os; _as_needed._store = _as_needed.Store({str(tmp_path / 'code')!r}, os.geteuid())\n"
+    use = f"{_INSTALL}{store}{_USE}_user._seldom.VALUE; found = list(compiled); _as_needed.keep()\n"
+    runs = [_run(archive, f"{use}print(json.dumps(found))") for _run_ in range(2)]
+    assert [[name in run for name in ("_user.py", "_seldom.py")] for run in runs] == [[True, True], [False, False]]
+    told = _run(
+        archive,
+        f"import traceback\n{use}try:\n    _user._seldom.fail()\n"
+        "except ValueError:\n    print(json.dumps(traceback.format_exc()))",
+    )
+    assert "raise ValueError('here')" in told
+    assert _run(archive, f"{use}_as_needed.drop(); print(json.dumps(os.listdir({str(tmp_path)!r})))") == []
 
 
 def test_python_alone_compiles_all_and_twice(archive: pathlib.Path) -> None:
