@@ -217,6 +217,12 @@ waited:
   sample: {}
 """
 
+import typing as t
+
+from ansible_collections.labspan.vmnet.plugins.module_utils import _as_needed
+
+_as_needed.install()
+
 from ansible_collections.labspan.vmnet.plugins.module_utils import _discreet, _runner
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _seed
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab import _language, _resources
@@ -227,7 +233,18 @@ def main() -> None:
     module = _discreet.DiscreetModule(hidden=_seed.HIDDEN, argument_spec=_language.OPTIONS, supports_check_mode=True)
 
     host = _resources.LabHost(check_mode=module.check_mode)
-    _runner.run(module, host.build, present=host.present)
+
+    def present(outcome: _runner.Outcome) -> dict[str, t.Any]:
+        result = host.present(outcome)
+        if not module.check_mode:
+            # A host of which nothing of ours is left has nothing of this left.
+            if host.is_empty:
+                _as_needed.drop()
+            else:
+                _as_needed.keep()
+        return result
+
+    _runner.run(module, host.build, present=present)
 
 
 if __name__ == "__main__":

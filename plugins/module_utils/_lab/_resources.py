@@ -67,6 +67,13 @@ class LabHost:
         made = t.cast(_Composer, self._made)
         return _result.present(made.lab, _result.Subjects(made.lab, made.taps, made.tap_guests), outcome)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the task leaves no network and no guest that it names."""
+        lab = t.cast(_Composer, self._made).lab
+        states = [*(network.state for network in lab.networks.values()), *(guest["state"] for guest in lab.guests)]
+        return all(state == "absent" for state in states)
+
 
 def _expand(params: Options) -> Lab:
     """What each module would be told; refuses what cannot be right."""

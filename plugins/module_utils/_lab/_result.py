@@ -24,6 +24,9 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Outcome
 
 _UNIT = re.compile(r"labspan-(?:network|dhcp)@(.+)\.service\Z")
+#: Items by their names, by the plural of their kind.
+_Items = t.Mapping[str, t.Mapping[str, t.Any]]
+
 #: What the resources of a task of one kind are called, where there are two of them here.
 _KINDS = ("removed_", "former_")
 
@@ -105,10 +108,12 @@ def present(lab: Lab, subjects: Subjects, outcome: Outcome) -> dict[str, t.Any]:
         for name in {**guests, **of_guests}
         if name
     ]
-    result["diff"] = {
-        "before": _together((each.plural, each.render(had)) for each, had in zip(outcome.resources, outcome.have)),
-        "after": _together(shown.items()),
-    }
+    before: _Items = {}
+    after: _Items = {}
+    if changes:
+        before = _together((each.plural, each.render(had)) for each, had in zip(outcome.resources, outcome.have))
+        after = _together(shown.items())
+    result["diff"] = {"before": _differing(before, after), "after": _differing(after, before)}
     return result
 
 
@@ -147,6 +152,15 @@ def _together(shown: t.Iterable[tuple[str, t.Mapping[str, t.Any]]]) -> dict[str,
             plural = plural[len(word) :] if plural.startswith(word) else plural
         found.setdefault(plural, {}).update(items)
     return {plural: items for plural, items in found.items() if items}
+
+
+def _differing(items: _Items, others: _Items) -> _Items:
+    """Those that the others do not have, or not like that: a host is too much to be shown whole."""
+    found = {
+        plural: {name: item for name, item in some.items() if others.get(plural, {}).get(name) != item}
+        for plural, some in items.items()
+    }
+    return {plural: some for plural, some in found.items() if some}
 
 
 def _joined(one: t.Any, other: t.Any) -> t.Any:
