@@ -123,12 +123,8 @@ def _write(panel: Panel, text: str, y: float, most: int, *, is_alarm: bool = Fal
 
 
 def _line_of(text: str, room: float) -> str:
-    if style.text_width(text, style.SMALL) <= room:
-        return text
-    end = len(text)
-    while end > 1 and style.text_width(text[:end], style.SMALL) > room:
-        end -= 1
-    space = text.rfind(" ", 0, end)
+    end = max(style.letters_within(text, room, style.SMALL), 1)
+    space = text.rfind(" ", 0, end + 1) if end < len(text) else end
     return text[: space if space > 0 else end]
 
 

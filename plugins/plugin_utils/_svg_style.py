@@ -65,9 +65,18 @@ def cut(text: str, room: float, face: Face) -> str:
     """As much of the text as there is room for."""
     if text_width(text, face) <= room + 0.5:
         return text
-    while text and text_width(text + ELLIPSIS, face) > room:
-        text = text[:-1]
-    return text.rstrip() + ELLIPSIS if text else ""
+    kept = text[: letters_within(text, room - text_width(ELLIPSIS, face), face)].rstrip()
+    return kept + ELLIPSIS if kept else ""
+
+
+def letters_within(text: str, room: float, face: Face) -> int:
+    """How many letters of the text there is room for."""
+    used = 0.0
+    for number, letter in enumerate(text):
+        used += text_width(letter, face)
+        if used > room:
+            return number
+    return len(text)
 
 
 class Colours(t.NamedTuple):
@@ -111,12 +120,12 @@ NIGHT = Colours(
     ink="#e6ebf2",
     soft="#9aa8bc",
     alarm="#f87171",
-    lan="#94a3b8",
-    on_lan="#0b1018",
+    lan="#64748b",
+    on_lan="#ffffff",
     scenarios={
         "private": ("#a78bfa", "#140a2e"),
         "routed": ("#34d399", "#04251a"),
-        "nat": ("#fbbf24", "#2b1a02"),
+        "nat": ("#f59e0b", "#2b1a02"),
         "l2": ("#60a5fa", "#06183a"),
         "other": ("#9ca3af", "#11151c"),
     },
