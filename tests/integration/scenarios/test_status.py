@@ -151,6 +151,7 @@ def test_drawings_are_kept_and_written_only_if_they_changed(play: Play, tmp_path
     kept = {name: (directory / name).stat().st_mtime_ns for name in names}
     again = play("status", "-e", f"vmnet_drawing={directory}", gone=True)
     assert again.stdout.count("changed: [") == 1, again.stdout
+    assert "changed: [" not in play("status", "-e", f"vmnet_drawing={directory}", gone=True).stdout
     written = [name for name in names if (directory / name).stat().st_mtime_ns != kept[name]]
     assert written == ["oak.svg"]
     assert (directory / "oak.svg").read_bytes() == good
