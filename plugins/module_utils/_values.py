@@ -131,3 +131,17 @@ def network(option: str, value: str) -> Network:
     except ValueError:
         raise InvalidInput(option, value, "is not a network in CIDR form; write it as in 192.168.6.0/24.") from None
     raise InvalidInput(option, value, f"is not a network in CIDR form, as it has host bits set; write {meant}.")
+
+
+def counts(address: str) -> bool:
+    """Whether this is an address by which a guest can be reached from elsewhere."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return not (found.is_link_local or found.is_loopback or found.is_multicast or found.is_unspecified)
+
+
+def in_order(addresses: t.Iterable[str]) -> tuple[str, ...]:
+    """Each once, IPv4 first."""
+    return tuple(sorted(set(addresses), key=lambda one: (ipaddress.ip_address(one).version, ipaddress.ip_address(one))))

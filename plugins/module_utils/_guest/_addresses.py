@@ -28,6 +28,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _agent
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Nic
 from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Address, Link, Neighbour, Netlink
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _reach
+from ansible_collections.labspan.vmnet.plugins.module_utils._values import counts, in_order
 
 Addresses = t.Mapping[str, t.Tuple[str, ...]]
 """MAC address -> addresses."""
@@ -148,20 +149,6 @@ def choose_sources(candidates: t.Iterable[str], own: t.Sequence[t.Any]) -> dict[
         if near:
             found[candidate] = str(near[0].ip)
     return found
-
-
-def counts(address: str) -> bool:
-    """Whether this is an address by which a guest can be reached from elsewhere."""
-    try:
-        found = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    return not (found.is_link_local or found.is_loopback or found.is_multicast or found.is_unspecified)
-
-
-def in_order(addresses: t.Iterable[str]) -> tuple[str, ...]:
-    """Each once, IPv4 first."""
-    return tuple(sorted(set(addresses), key=lambda one: (ipaddress.ip_address(one).version, ipaddress.ip_address(one))))
 
 
 def _canonical(token: str) -> t.Optional[str]:

@@ -209,7 +209,7 @@ class Guests(Resource[State]):
             for address, owner in guest.addresses.items()
             if owner == mac
         ]
-        return list(_addresses.in_order([*self._addresses.get(name, {}).get(mac, ()), *seen]))
+        return list(_values.in_order([*self._addresses.get(name, {}).get(mac, ()), *seen]))
 
     def _pending(self, wish: Wish, guest: GuestState) -> list[str]:
         return _state.pending_restart(guest, self._want(wish, guest))

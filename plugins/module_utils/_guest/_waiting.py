@@ -22,6 +22,7 @@ import socket
 import time
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _addresses, _agent, _life
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
@@ -90,7 +91,7 @@ class Awaited:
         return {
             "goal": self.goal,
             "seconds": None if self.seconds is None else round(self.seconds, 1),
-            "addresses": list(_addresses.in_order(self.addresses)),
+            "addresses": list(_values.in_order(self.addresses)),
             "reached": self.reached,
             "stage": self.stage,
         }

@@ -18,10 +18,9 @@ import threading
 import time
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
-    _addresses,
-    _agent,
     _places,
     _qmp,
     _services,
@@ -103,13 +102,15 @@ def _converse(name: str, answer: dict[str, t.Any], with_agent: bool, timeout: fl
 
 
 def _ask_agent(name: str, timeout: float) -> dict[str, tuple[str, ...]]:
+    from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _agent
+
     with _agent.Agent(name, timeout=timeout) as conversation:
         interfaces = conversation.interfaces()
     found: dict[str, list[str]] = collections.defaultdict(list)
     for interface in interfaces:
         if interface.mac is not None:
             found[interface.mac] += [address.partition("/")[0] for address in interface.addresses]
-    return {mac: tuple(filter(_addresses.counts, addresses)) for mac, addresses in found.items()}
+    return {mac: tuple(filter(_values.counts, addresses)) for mac, addresses in found.items()}
 
 
 def _has_agent(guest: Guest) -> bool:

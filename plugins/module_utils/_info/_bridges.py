@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _addresses
+from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._info._seen import Seen
 from ansible_collections.labspan.vmnet.plugins.module_utils._info._who import Who
 
@@ -124,7 +124,7 @@ def _neighbour(who: Who, mac: str, bridge: t.Optional[str], heard: bool) -> Data
         "heard": heard,
         "guest": plug.guest if plug is not None else None,
         "name": lease.name if lease is not None else None,
-        "addresses": list(_addresses.in_order(who.addresses(mac, bridge))),
+        "addresses": list(_values.in_order(who.addresses(mac, bridge))),
         "lease": {"address": lease.address, "expires": lease.expires} if lease is not None else None,
     }
 

@@ -21,7 +21,6 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import _dhcp_unit, _
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files, _unit
 from ansible_collections.labspan.vmnet.plugins.module_utils._info._seen import Files, Server
 from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Link, Netlink
-from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _record
 
 Processes = t.Sequence[t.Tuple[_process.Process, t.List[str]]]
 
@@ -106,6 +105,8 @@ def boot_files() -> dict[str, Files]:
 
 def moved_uplinks() -> dict[str, str]:
     """Bridge -> card, of every uplink that was moved for good."""
+    from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _record
+
     found = {}
     for path in glob.glob(f"{_record.DIRECTORY}/*.json"):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):

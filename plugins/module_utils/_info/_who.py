@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _addresses
+from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._info._seen import Seen
 
 if t.TYPE_CHECKING:  # pragma: no cover
@@ -100,7 +100,7 @@ class Who:
             (NEIGHBOUR, neighbours),
             (DECLARED, kept if segment is not None else ()),
         ):
-            for address in _addresses.in_order(filter(_addresses.counts, addresses)):
+            for address in _values.in_order(filter(_values.counts, addresses)):
                 found.setdefault(address, source)
         return found
 
@@ -110,7 +110,7 @@ def reservations(text: str) -> list[tuple[str, t.Optional[str], t.Optional[str]]
     found = []
     for line in text.split():
         mac, *rest = line.split(",")
-        address = next((word for word in rest if _addresses.counts(word)), None)
+        address = next((word for word in rest if _values.counts(word)), None)
         found.append((mac, address, next((word for word in rest if word != address), None)))
     return found
 

@@ -9,6 +9,7 @@ import threading
 import typing as t
 
 import pytest
+from ansible_collections.labspan.vmnet.plugins.module_utils import _values
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _addresses, _waiting
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Nic
 from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import Link, Neighbour
@@ -114,7 +115,7 @@ def test_what_is_known_is_of_the_nics_own_network() -> None:
     )
     assert knowledge.of(TAP) == ["10.9.0.4", "10.9.0.5", "10.7.0.4"]
     assert knowledge.of(USER) == []
-    assert _addresses.in_order(["fd00::1", "10.9.0.10", "10.9.0.9", "10.9.0.9"]) == ("10.9.0.9", "10.9.0.10", "fd00::1")
+    assert _values.in_order(["fd00::1", "10.9.0.10", "10.9.0.9", "10.9.0.9"]) == ("10.9.0.9", "10.9.0.10", "fd00::1")
 
 
 @pytest.mark.parametrize(
