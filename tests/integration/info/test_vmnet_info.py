@@ -143,6 +143,7 @@ def test_no_request_and_no_file_is_a_write(host: Host) -> None:
     sent = ["GET" if kind in ("0x12", "0xa10") else kind for kind in re.findall(r"nlmsg_type=(\w\S*[\w])", traced.log)]
     assert {"GET", "RTM_GETNEIGH", "NFNL_SUBSYS_NFTABLES<<8|NFT_MSG_GETRULE"} <= set(sent)
     assert [kind for kind in sent if "GET" not in kind] == []
+    assert len(re.findall(r"nlmsg_type=(?:0x12|RTM_GETLINK)\b", traced.log)) == 1
     opened = [line for line in traced.log.splitlines() if re.search(r"O_(WRONLY|RDWR|CREAT|TRUNC)", line)]
     assert [line for line in opened if "/dev/null" not in line and " ENOENT" not in line] == []
     done = re.findall(r"\b(creat|mkdir|unlink|rename|f?chmod|link|symlink|mount|mkdirat|unlinkat)\(", traced.log)
