@@ -536,6 +536,8 @@ class Parts:
     """Those of taps that they no longer have."""
     tap_guests: t.Mapping[str, str]
     """Whose each of these taps is."""
+    used: t.Collection[str]
+    """All taps that they have, those that others make with them."""
     served: bool
     """Whether systemd runs any of them."""
 
@@ -575,6 +577,7 @@ def parts(
     coming: list[dict[str, t.Any]] = []
     going: list[dict[str, t.Any]] = []
     tap_guests: dict[str, str] = {}
+    used: set[str] = set()
     served = False
     processes = _store.Processes()
     for wish in wishes:
@@ -588,8 +591,10 @@ def parts(
         coming += after.values()
         going += [{**tap, "state": "absent"} for name, tap in before.items() if name not in after]
         tap_guests.update(dict.fromkeys((*before, *after), wish.name))
+        if wish.state != "absent":
+            used.update(nic.tap for nic in wanted if nic.tap is not None)
     guests = kind(wishes, single=single, check_mode=check_mode)
-    return Parts(wishes, guests, coming, going, tap_guests, served)
+    return Parts(wishes, guests, coming, going, tap_guests, used, served)
 
 
 def _tap_owner(

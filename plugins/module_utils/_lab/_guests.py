@@ -49,6 +49,8 @@ class Parts:
     """Taps that guests that stay no longer have: they can go when these guests have let go of them."""
     tap_guests: t.Mapping[str, str]
     """Whose taps they are."""
+    used: t.Collection[str]
+    """All taps of guests that stay."""
     make_left: t.Callable[[t.Sequence[Options]], TapDevices]
     """The resource of those."""
 
@@ -80,5 +82,6 @@ def of(lab: Lab, *, check_mode: bool) -> Parts:
         going=absent.going,
         left=present.going,
         tap_guests={**absent.tap_guests, **present.tap_guests},
+        used=present.used,
         make_left=lambda taps: _resource.FormerTaps(taps, check_mode=check_mode, leaving=present.guests.letting_go),
     )

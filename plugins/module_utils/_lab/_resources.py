@@ -32,12 +32,14 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import (
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab import (
+    _exclusive,
     _inventory,
     _removed,
     _result,
     _scenarios,
     _validation,
 )
+from ansible_collections.labspan.vmnet.plugins.module_utils._lab._language import L2
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._scenarios import Lab
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._traces import Traces
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Outcome, Resource
@@ -59,7 +61,13 @@ class LabHost:
 
     def build(self, params: Options) -> _Resources:
         """The resources that the module's options ask for."""
-        self._made = _Composer(_expand(params), Traces(), self._check_mode)
+        lab, traces = _expand(params), Traces()
+        remarks: list[str] = []
+        if params["exclusive"]:
+            lab, remarks = _exclusive.with_leftovers(lab, traces)
+        if any(network.scenario == L2 for network in lab.networks.values()):
+            remarks += _exclusive.uplinks_that_stay(lab)
+        self._made = _Composer(lab, traces, self._check_mode, exclusive=params["exclusive"], remarks=remarks)
         return self._made.resources()
 
     def present(self, outcome: Outcome) -> dict[str, t.Any]:
@@ -90,7 +98,11 @@ def _expand(params: Options) -> Lab:
 
 
 class _Composer:
-    def __init__(self, lab: Lab, traces: Traces, check_mode: bool) -> None:
+    def __init__(
+        self, lab: Lab, traces: Traces, check_mode: bool, *, exclusive: bool, remarks: t.Sequence[str]
+    ) -> None:
+        self._exclusive = exclusive
+        self._remarks = remarks
         self.lab = lab
         self.taps: list[Options] = []
         """The options of all taps that come or go."""
@@ -122,6 +134,8 @@ class _Composer:
         after: _Resources = [*bridges, *filters, *taps, *rules, *servers, *(guests.main if guests else ()), *left_taps]
         keep_off: _Resources = [_interfaces.KeepOff(*self._keep_off)] if self._keep_off else []
         files: _Resources = [_together.FilesTogether(self._files)] if self._files else []
+        if self._remarks:
+            before.insert(0, _removed.Remarks(self._remarks))
         return [*before, *keep_off, *after, *files, *(guests.last if guests else ())]
 
     def _servers(self) -> tuple[_Resources, _Resources]:
@@ -203,6 +217,7 @@ class _Composer:
         named = {options["name"] for options in coming}
         left = self._former(guests.left if guests else (), named)
         named.update(options["name"] for options in left)
+        named.update(guests.used if guests and self._exclusive else ())  # one that is not listed goes with its guest
         going = self._former([*going, *(guests.going if guests else ())], named)
         removed: _Resources = []
         sources: list[_TapSource] = []

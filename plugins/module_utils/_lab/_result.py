@@ -126,9 +126,9 @@ def _network(
     guests = shown.get("guests", {})
     return {
         "name": name,
-        "scenario": network.scenario if network is not None else None,
+        "scenario": (network.scenario or None) if network is not None else None,
         "state": network.state if network is not None else "absent",
-        "bridge": bridge,
+        "bridge": bridge or None,
         "addresses": known.get("addresses", []),
         "taps": sorted(tap for tap, each in shown.get("taps", {}).items() if each["network"] == name),
         "guests": sorted(
