@@ -15,7 +15,7 @@ import json
 import subprocess
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _commands, _deps, _foresight
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _child
 
@@ -57,13 +57,16 @@ def chains() -> list[BaseChain]:
 
 
 def tables() -> set[TableKey]:
-    """Every table of the host."""
-    words = (line.split() for line in _run(["list", "tables"], purpose="list its tables").splitlines())
-    return {TableKey(word[1], word[2]) for word in words if len(word) == 3}
+    """Every table of the host; in a task of many kinds as it was when the first of them asked."""
+    world = _foresight.world()
+    return _read_tables() if world is None else world.dump("tables", _read_tables)
 
 
 def live(keys: t.Iterable[TableKey]) -> dict[TableKey, str]:
     """The listings of these tables; a table that does not exist is left out."""
+    if _foresight.world() is not None:
+        there = tables()
+        keys = [key for key in keys if key in there]
     # One process for each table: nft 1.0.6 caches only the last of several tables named in one request.
     listings = {key: _listing(key) for key in keys}
     return {key: text for key, text in listings.items() if text is not None}
@@ -108,6 +111,11 @@ def is_strangers(listing: str, network: str) -> bool:
 def load(script: str) -> None:
     """Run a script as the one transaction that nft makes of it."""
     _run(["-f", "-"], purpose="load rules", script=script)
+
+
+def _read_tables() -> set[TableKey]:
+    words = (line.split() for line in _run(["list", "tables"], purpose="list its tables").splitlines())
+    return {TableKey(word[1], word[2]) for word in words if len(word) == 3}
 
 
 def _listing(key: TableKey) -> t.Optional[str]:
