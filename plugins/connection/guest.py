@@ -17,7 +17,7 @@ description:
   - In the guest, commands by the agent run as root, and those by the console as whoever is logged in there.
   - Guests with Python can be managed by all modules; others, such as the tiny guest, by M(ansible.builtin.raw) and
     M(ansible.builtin.script), if they have C(sh), C(cat), C(head), C(tail) and C(sha256sum), and for the console
-    C(stty) and C(base64), too.
+    C(stty), C(base64) and C(gzip), too.
   - Commands by the agent run at the same time; those by the console wait for each other, on the lab host.
 author:
   - The labspan.vmnet authors (@labspan)
@@ -123,6 +123,8 @@ notes:
   - C(become) in the guest works for methods that ask for no password. By the agent, tasks are root's already.
   - QEMU writes what the guest says on its console into the guest's C(console.log) on the lab host, which only root and
     the guest's account can read. What commands print is in it, as base64; what they are given is not.
+  - The console is a serial line and slow, without KVM more so, since each byte costs QEMU some work. Modules and large
+    files are better off with the agent.
   - A command prints 16 MiB at most through the agent. Files may have any size.
   - RHEL and its kin forbid C(guest-exec) in the agent's settings; there it has to be allowed, or the console be used.
 """

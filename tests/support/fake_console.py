@@ -50,7 +50,7 @@ class FakeConsole:
             os.execvp(command[0], command)
 
     def __enter__(self) -> FakeConsole:
-        threading.Thread(target=self.serve, daemon=True).start()
+        threading.Thread(target=self._serve_quietly, daemon=True).start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
@@ -59,6 +59,10 @@ class FakeConsole:
         os.waitpid(self._pid, 0)
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+
+    def _serve_quietly(self) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # the end of the listener
+            self.serve()
 
     def serve(self) -> None:
         client: t.Optional[socket.socket] = None

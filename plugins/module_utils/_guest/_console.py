@@ -4,11 +4,12 @@
 """Run one command in a guest, through the shell on its serial console.
 
 The console is a unix socket of QEMU. Any guest will do that has a shell there, or a login prompt that leads to one,
-with sh, stty, base64, sha256sum, head and tail.
+with sh, stty, base64, sha256sum, gzip, head and tail.
 
 A serial line echoes what is typed, wraps it, and carries whatever else the guest has to say at the same moment. So the
-command travels as base64 while the echo is off, what it prints is kept in files in the guest, and it is fetched from
-there with checksums, again if something came in between.
+command travels while the terminal is told to leave all as it is; what it prints is kept in files in the guest, and is
+fetched from there with checksums, again if something came in between. Each byte costs QEMU and the guest some work, so
+what is long is compressed.
 
 This file is a program, too, and uses nothing but the standard library: the role tiny_guest hands it out.
 
@@ -23,6 +24,7 @@ import binascii
 import contextlib
 import dataclasses
 import fcntl
+import gzip
 import hashlib
 import os
 import re
@@ -35,8 +37,10 @@ import typing as t
 from pathlib import Path
 
 TIMEOUT = 30.0
-#: What travels at once: as base64 well below what the terminal's driver keeps for a slow reader (64 KiB).
-PIECE = 30_000
+#: What travels at once: well below what the terminal's driver keeps for a slow reader (64 KiB).
+PIECE = 32_000
+#: Below that, to compress it costs more than it saves.
+SHORT = 2_000
 #: What is fetched at once: here somebody reads, and noise in it costs another attempt.
 FETCHED = 240_000
 #: Seconds of silence after which the shell is asked again: it may just be starting, or the answer was garbled.
@@ -138,12 +142,13 @@ class Console:
 
     def _run(self, place: str, script: bytes, stdin: bytes, timeout: t.Optional[float]) -> Result:
         patience = self._timeout
-        self._upload(place, script + stdin)
+        decode = self._upload(place, script + stdin)
         split = f"head -c {len(script)} $p/b >$p/c; tail -c +{len(script) + 1} $p/b >$p/i; rm $p/b"
         if timeout is not None:
             self._allow(timeout)
         run = "sh $p/c <$p/i >$p/o 2>$p/e; echo $? >$p/s"
-        self._ask(f"{place}; cat $p/p* | base64 -d >$p/b; rm $p/p*; {split}; {run}")
+        pack = f"cat $p/o $p/e >$p/a; [ $(wc -c <$p/a) -lt {SHORT} ] || gzip -c $p/a >$p/z"
+        self._ask(f"{place}; cat $p/p* {decode} >$p/b; rm $p/p*; {split}; {run}; {pack}")
         if timeout is not None:
             self._allow(patience)
         result = self._result(place)
@@ -233,27 +238,32 @@ class Console:
             else:
                 return
 
-    def _upload(self, place: str, content: bytes) -> None:
-        """Files in the guest that are the content as base64 when put together in the order of their names."""
+    def _upload(self, place: str, content: bytes) -> str:
+        """Files in the guest that are the content when put together in the order of their names, and decoded so."""
+        packed = gzip.compress(content) if len(content) > SHORT else content
+        decode = "| gzip -dc" if len(packed) < len(content) else ""
+        if decode:
+            content = packed
         for number, start in enumerate(range(0, len(content), PIECE)):
-            encoded = base64.encodebytes(content[start : start + PIECE])
+            piece = content[start : start + PIECE]
             before = place if number else f"{place}; (umask 077; mkdir $p)"
-            while not self._send_piece(f"$p/p{number:06}", encoded, before):
+            while not self._send_piece(f"$p/p{number:06}", piece, before):
                 pass
             self._renew()
+        return decode
 
-    def _send_piece(self, path: str, encoded: bytes, before: str) -> bool:
+    def _send_piece(self, path: str, piece: bytes, before: str) -> bool:
         """Whether it has arrived. The guest stops to wait for it after some silence, so that it never hangs there."""
         ready, begin, end = (secrets.token_hex(6) for _nonce in range(3))
         self._line(
-            f"{before}; t=$(stty -g); stty -icanon -echo min 0 time {FORGOTTEN * 10:.0f}; {_say(ready)}; "
-            f'head -c {len(encoded)} >{path}; stty "$t"; {_say(begin)}; sha256sum <{path}; {_say(end)}'
+            f"{before}; t=$(stty -g); stty raw -echo min 0 time {FORGOTTEN * 10:.0f}; {_say(ready)}; "
+            f'head -c {len(piece)} >{path}; stty "$t"; {_say(begin)}; sha256sum <{path}; {_say(end)}'
         )
         with contextlib.suppress(_Silence):
             self._await(re.compile(ready.encode()), FORGOTTEN - 1)
-            self._send(encoded)
+            self._send(piece)
             found = self._await(_between(begin, end), PIECE_PATIENCE)
-            return hashlib.sha256(encoded).hexdigest().encode() in found[1]
+            return hashlib.sha256(piece).hexdigest().encode() in found[1]
         with contextlib.suppress(_Silence):  # until the shell is there again
             while True:
                 self._hear(FORGOTTEN + ASK_AGAIN)
@@ -261,21 +271,24 @@ class Console:
         return False
 
     def _result(self, place: str) -> Result:
-        head = f"{place}; cat $p/o $p/e >$p/a; echo $(cat $p/s) $(wc -c <$p/o) $(wc -c <$p/e)"
-        found, content = self._read("$p/a", 0, head)
-        status, *lengths = (int(number) for number in found.split())
+        sizes = "echo $(cat $p/s) $(wc -c <$p/o) $(wc -c <$f) $k"
+        head = f"{place}; f=$p/z; k=1; [ -s $f ] || {{ f=$p/a; k=0; }}; {sizes}"
+        found, content = self._read(0, head)
+        status, printed, size, packed = (int(number) for number in found.split())
         parts = [content]
         received = len(content)
-        while received < sum(lengths):
-            parts.append(self._read("$p/a", received, f"{place}; echo 0")[1])
+        while received < size:
+            parts.append(self._read(received, head)[1])
             received += len(parts[-1])
             self._renew()
         content = b"".join(parts)
-        return Result(status, content[: lengths[0]], content[lengths[0] :])
+        if packed:
+            content = gzip.decompress(content)
+        return Result(status, content[:printed], content[printed:])
 
-    def _read(self, path: str, start: int, head: str) -> tuple[bytes, bytes]:
-        """What C(head) prints, which is numbers, and a piece of the file; again until the checksum is right."""
-        piece = f"tail -c +{start + 1} {path} 2>/dev/null | head -c {FETCHED}"
+    def _read(self, start: int, head: str) -> tuple[bytes, bytes]:
+        """What C(head) prints, which is numbers, and a piece of the file $f; again until the checksum is right."""
+        piece = f"tail -c +{start + 1} $f 2>/dev/null | head -c {FETCHED}"
         while True:
             found = self._query(f"{head}; {piece} | base64; {piece} | sha256sum", rb"(?s)\A\s*([\d ]+)\r?\n(.*)\Z")
             *lines, checksum = found[2].strip().split(b"\n")

@@ -8,6 +8,7 @@ Most tests have stand-ins for QEMU's sockets, behind which is this machine. The 
 
 from __future__ import annotations
 
+import base64
 import os
 import pathlib
 import subprocess
@@ -16,14 +17,17 @@ import typing as t
 
 import pytest
 from support import fake_agent, fake_console
+from support.debian_guest import DebianGuest, needs_debian_guest
 from support.guest_tasks import Result, Tasks
 from support.hosts import Host, await_condition
 
-from .conftest import RUNTIME, STATE
+from .conftest import RUNTIME, STATE, Guests
 
 pytestmark = pytest.mark.one_interpreter
 
 GETTY = ("sh", "-c", fake_console.GETTY)
+#: Seconds for a Debian to boot on a machine that has other things to do.
+PATIENCE = 1200
 LOGIN = {"vmnet_console_user": "root", "vmnet_console_password": "right"}
 
 
@@ -55,21 +59,21 @@ def of(results: t.Sequence[Result], guest: str, action: str) -> t.Any:
 
 def everything(directory: pathlib.Path) -> list[dict[str, t.Any]]:
     """Tasks of all kinds; what a guest has goes into a directory of its own."""
-    for name, size in (("big", 9_000_000), ("small", 70_000)):
+    for name, size in (("big", 9_000_000), ("small", 20_000)):
         (directory / name).write_bytes(os.urandom(size))
     (directory / "hello.j2").write_text("Grüße an {{ inventory_hostname }}\n", encoding="utf-8")
     (directory / "script.sh").write_text("#!/bin/sh\necho $1; echo bad >&2; exit 4\n", encoding="utf-8")
-    there = f"{directory}/{{{{ inventory_hostname }}}}"
+    here = there = f"{directory}/{{{{ inventory_hostname }}}}"
     return [
         {"ansible.builtin.ping": {}},
         {"ansible.builtin.setup": {"gather_subset": "!all,!min,platform"}},
-        {"ansible.builtin.file": {"path": there, "state": "directory", "mode": "0700"}},
+        {"ansible.builtin.raw": f"mkdir -p {there}"},
         {"ansible.builtin.copy": {"src": f"{directory}/{{{{ file }}}}", "dest": f"{there}/a copy", "mode": "0600"}},
-        {"ansible.builtin.fetch": {"src": f"{there}/a copy", "dest": f"{there}/back", "flat": True}},
+        {"ansible.builtin.fetch": {"src": f"{there}/a copy", "dest": f"{here}/back", "flat": True}},
         {"ansible.builtin.template": {"src": f"{directory}/hello.j2", "dest": f"{there}/hello", "mode": "0644"}},
         {"ansible.builtin.command": {"argv": ["sh", "-c", "cat; echo $0 >&2; exit 3", "ä b"], "stdin": "ö\nü"},
          "failed_when": False},
-        {"ansible.builtin.raw": "printf 'a\\0\\377b'; id -un; exit 7", "failed_when": False},
+        {"ansible.builtin.shell": "printf 'a\\0\\377b'; id -un; exit 7", "failed_when": False},
         {"ansible.builtin.script": f"{directory}/script.sh 'a b'", "failed_when": False},
     ]  # fmt: skip
 
@@ -78,9 +82,9 @@ def check_everything(results: t.Sequence[Result], directory: pathlib.Path, guest
     assert of(results, guest, "ansible.builtin.setup")["ansible_facts"]["ansible_system"] == "Linux"
     command = of(results, guest, "ansible.builtin.command")
     assert (command["rc"], command["stdout"], command["stderr"]) == (3, "ö\nü", "ä b")
-    raw = of(results, guest, "ansible.builtin.raw")
-    assert raw["rc"] == 7
-    assert raw["stdout"].endswith("broot\n")
+    shell = of(results, guest, "ansible.builtin.shell")
+    assert shell["rc"] == 7
+    assert shell["stdout"].endswith("broot")
     script = of(results, guest, "ansible.builtin.script")
     assert (script["rc"], script["stdout"], script["stderr"]) == (4, "a b\n", "bad\n")
     assert (directory / guest / "back").read_bytes() == (directory / file).read_bytes()
@@ -194,3 +198,77 @@ def test_a_command_that_takes_too_long_is_told(host: Host, tasks: Tasks) -> None
     # The one by the console was interrupted, and the shell is there again.
     (again,) = tasks.must([{"ansible.builtin.raw": "echo back"}], {"tiny": {}})
     assert again["result"]["stdout"] == "back\n"
+
+
+def test_the_tiny_guest_by_its_console(
+    guests: Guests, tasks: Tasks, tiny: dict[str, t.Any], tmp_path: pathlib.Path
+) -> None:
+    guests.converge("gc-tiny", **tiny)
+    content = os.urandom(20_000)
+    (tmp_path / "data").write_bytes(content)
+    (tmp_path / "script.sh").write_text(
+        f"#!/bin/sh\nwc -c </tmp/data; echo bad >&2; exit $1 # {'x' * 5000}\n", encoding="utf-8"
+    )
+    wanted: list[dict[str, t.Any]] = [
+        {"ansible.builtin.raw": "echo 'a b'; uname -s >&2; exit 3", "failed_when": False},
+        {"ansible.builtin.script": f"{tmp_path}/script.sh 4", "failed_when": False},
+    ]
+    # Files, without the modules that need Python.
+    moves: list[dict[str, t.Any]] = [
+        {"transfer": {"way": "put", "src": f"{tmp_path}/data", "dest": "/tmp/a file"}},
+        {"transfer": {"way": "fetch", "src": "/tmp/a file", "dest": f"{tmp_path}/back"}},
+        {"transfer": {"run": "stat -c '%a %s' '/tmp/a file'; cat", "stdin": base64.b64encode(b"\0\r\n\xff").decode()}},
+        {"transfer": {"way": "fetch", "src": "/tmp/none", "dest": f"{tmp_path}/none"}, "ignore_errors": True},
+    ]
+    played = tasks.play([*wanted, *moves], {"gc-tiny": {"vmnet_guest_timeout": 120}})
+    assert [one["end"] for one in played] == ["ok"] * 5 + ["failed"], tasks.printed
+    *results, _put, _fetched, told, missing = played
+    assert (tmp_path / "back").read_bytes() == content
+    assert base64.b64decode(told["result"]["stdout"]) == b"644 20000\n\0\r\n\xff"
+    assert "/tmp/none could not be read in guest gc-tiny on lab host lab1: " in missing["result"]["msg"]
+    raw = of(results, "gc-tiny", "ansible.builtin.raw")
+    assert (raw["rc"], raw["stdout"], raw["stderr"]) == (3, "a b\n", "Linux\n")
+    script = of(results, "gc-tiny", "ansible.builtin.script")
+    assert script["rc"] == 4
+    # Nothing is left there, and no command is on its screen.
+    (left,) = tasks.must([{"ansible.builtin.raw": "ls -A /tmp"}], {"gc-tiny": {"vmnet_guest_timeout": 120}})
+    assert left["result"]["stdout"].count("labspan-") == 1  # its own
+    assert "a b" not in guests.host.out("cat", f"{STATE}/gc-tiny/console.log")
+
+
+@pytest.mark.slow
+@needs_debian_guest
+def test_a_debian_without_a_network_by_its_agent_and_by_its_console(
+    guests: Guests, tasks: Tasks, debian_guest: DebianGuest, tmp_path: pathlib.Path
+) -> None:
+    secret = "long-and-secret"
+    boot = {**debian_guest.boot, "cmdline": f"{debian_guest.boot['cmdline']} cloud-init=disabled"}
+    disk = {"base_image": str(debian_guest.disk)}
+    guests.converge("gc-deb", **{**boot, "memory": "512", "disks": [disk], "guest_agent": True})
+    agent = {"vmnet_guest": "gc-deb", "vmnet_guest_transport": "agent", "vmnet_guest_timeout": 60}
+    console = {**agent, "vmnet_guest_transport": "console", "vmnet_guest_timeout": 200}
+    login = {"vmnet_console_user": "root", "vmnet_console_password": secret}
+    ways: dict[str, dict[str, t.Any]] = {
+        "agent": {**agent, "file": "big"},
+        "console": {**console, **login, "file": "small"},
+    }
+    prepare: list[dict[str, t.Any]] = [
+        {"ansible.builtin.wait_for_connection": {"timeout": PATIENCE, "connect_timeout": 30}},
+        {"ansible.builtin.user": {"name": "ada"}},
+        {"ansible.builtin.raw": f"echo root:{secret} | chpasswd", "no_log": True},
+        {"ansible.builtin.command": "id -un", "become": True, "become_user": "ada"},
+    ]
+    prepared = tasks.must(prepare, {"agent": ways["agent"]})
+    assert of(prepared, "agent", "ansible.builtin.command")["stdout"] == "ada"
+    # What a guest is given lies in it; what is fetched from it, and what it is made from, here.
+    wanted = everything(tmp_path)
+    for way, variables in ways.items():
+        (tmp_path / way).mkdir()
+        results = tasks.must(wanted, {way: variables})
+        check_everything(results, tmp_path, way, variables["file"])
+        assert secret not in tasks.printed
+    # root is still logged in on the console, and nobody else gets that session.
+    other = {**console, **login, "vmnet_console_user": "ada"}
+    (refused,) = tasks.play([{"ansible.builtin.raw": "true"}], {"other": other})
+    assert "'root' is logged in, and not 'ada'" in refused["result"]["msg"]
+    assert secret not in guests.host.out("cat", f"{STATE}/gc-deb/console.log")

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import pathlib
 import shutil
@@ -48,11 +49,19 @@ def test_what_is_given_and_printed_is_exact(tmp_path: pathlib.Path, shell: str) 
         assert b"there-" in fake.said
 
 
+def test_what_is_long_is_compressed_on_the_way_and_what_is_compressed_already_is_not(tmp_path: pathlib.Path) -> None:
+    with FakeConsole(tmp_path / "s", "sh", "-c", SHELL) as fake, connect(tmp_path / "s") as console:
+        for content in (b"x" * 100_000, gzip.compress(b"short"), gzip.compress(os.urandom(5000))):
+            assert console.run("cat", content).stdout == content
+        assert len(fake.said) < 40_000
+
+
 def test_more_is_printed_than_is_fetched_at_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_console, "FETCHED", 1000)
     with FakeConsole(tmp_path / "s", "sh", "-c", SHELL), connect(tmp_path / "s") as console:
-        result = console.run("printf '%02500d' 7; printf '%01500d' 8 >&2")
-    assert (result.stdout, result.stderr) == (b"7".rjust(2500, b"0"), b"8".rjust(1500, b"0"))
+        content = os.urandom(4000)
+        result = console.run("head -c 2500; cat >&2", content)
+    assert (result.stdout, result.stderr) == (content[:2500], content[2500:])
 
 
 @needs_root
@@ -87,7 +96,7 @@ def test_who_comes_after_one_that_was_cut_off_finds_a_shell(tmp_path: pathlib.Pa
 
             console._send = send  # type: ignore[method-assign]
             with pytest.raises(_Cut):
-                console.run("cat", b"x" * 5000)
+                console.run("cat", os.urandom(5000))
         with connect(tmp_path / "s") as console:
             assert console.run("echo here").stdout == b"here\n"
 
@@ -103,7 +112,8 @@ def test_a_damaged_piece_is_sent_again(tmp_path: pathlib.Path) -> None:
             send(content)
 
         console._send = once  # type: ignore[method-assign]
-        assert console.run("cat", b"x" * 5000).stdout == b"x" * 5000
+        content = os.urandom(5000)
+        assert console.run("cat", content).stdout == content
     assert damaged
 
 
