@@ -37,6 +37,14 @@ options:
     type: list
     elements: dict
     default: []
+  parts:
+    description:
+      - What to see to. What is left out is looked at only for whether it can be right, and stays as it is on the host.
+      - Guests that are left out have their leases and the filters of their ports all the same, since these are of the networks.
+    type: list
+    elements: str
+    choices: [networks, guests]
+    default: [networks, guests]
   exclusive:
     description:
       - Whether networks and guests go that this collection made on the host and that the task does not list, as do interfaces of

@@ -29,6 +29,7 @@ SCENARIOS = (PRIVATE, ROUTED, NAT, L2)
 WITH_SUBNET = (ROUTED, NAT)
 
 STATES = ("present", "absent")
+PARTS = ("networks", "guests")
 PERSISTENT = ("auto", "true", "false")
 
 
@@ -121,6 +122,7 @@ NETWORK: Options = {**_EVERY, **_OWN_BRIDGE, **_SUBNET, **_NAT, **_L2}
 OPTIONS: Options = {
     "networks": {**_list_of(NETWORK), "default": []},
     "guests": {**_list_of(GUEST), "default": []},
+    "parts": {"type": "list", "elements": "str", "choices": list(PARTS), "default": list(PARTS)},
     "exclusive": {"type": "bool", "default": False},
     "state": {"type": "str", "choices": list(STATES), "default": "present"},
     "account": {"type": "str", "default": ""},

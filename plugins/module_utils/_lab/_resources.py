@@ -24,6 +24,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._boot import (
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import NetworkFiles
 from ansible_collections.labspan.vmnet.plugins.module_utils._bridges import Bridges
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import (
     _lasting,
     _networks,
@@ -34,6 +35,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._items import Option
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab import (
     _exclusive,
     _inventory,
+    _language,
     _removed,
     _result,
     _scenarios,
@@ -94,7 +96,9 @@ def _expand(params: Options) -> Lab:
         identity=_values.host_identity(),
     )
     _validation.check(inventory)
-    return _scenarios.of(inventory, protected=_protected)
+    if params["exclusive"] and set(params["parts"]) != set(_language.PARTS):
+        raise InvalidInput("exclusive", True, "goes with both parts: what is left out is not known to be unwanted.")
+    return _scenarios.only(_scenarios.of(inventory, protected=_protected), params["parts"])
 
 
 class _Composer:

@@ -32,6 +32,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._lab._inventory impo
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._language import (
     L2,
     NAT,
+    PARTS,
     PRIVATE,
     WITH_SUBNET,
     complete,
@@ -80,6 +81,7 @@ def expand(
     persistent: str = "auto",
     identity: str = "",
     protected: Protected = lambda bridge: (),
+    parts: t.Collection[str] = PARTS,
 ) -> Lab:
     """What is wanted of a host; raises with everything that cannot be right in it.
 
@@ -89,7 +91,19 @@ def expand(
         networks, guests, state=state, account=account, persistent=persistent, identity=identity or None
     )
     _validation.check(inventory)
-    return of(inventory, protected=protected)
+    return only(of(inventory, protected=protected), parts)
+
+
+def only(lab: Lab, parts: t.Collection[str]) -> Lab:
+    """The lab without what is not in C(parts), which has been judged, and is left as it is.
+
+    A network has the leases of its guests also where nobody sees to the guests.
+    """
+    if "guests" not in parts:
+        lab = dataclasses.replace(lab, accounts=[], guests=[])
+    if "networks" not in parts:
+        lab = dataclasses.replace(lab, bridges=[], taps=[], rules=[], servers=[], port_security=[])
+    return lab
 
 
 def of(inventory: Inventory, *, protected: Protected = lambda bridge: ()) -> Lab:

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import subprocess
 import sys
 import typing as t
@@ -17,12 +16,10 @@ import typing as t
 import pytest
 from lab import hosts
 from lab.processes import wait_until
+from support.traces import dump
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 PLAYBOOKS = ROOT / "playbooks"
-
-#: What time alone changes.
-_CLOCKS = re.compile(r'"(valid_life_time|preferred_life_time|\w+_timer|packets|bytes)": ?[0-9.]+,? ?')
 
 GUEST = {
     "memory": 128,
@@ -103,31 +100,6 @@ def play(lab: hosts.Lab, playbook: str, variables: t.Mapping[str, t.Any], path: 
     assert done.returncode == 0, done.stdout + done.stderr
     assert reached.exists(), f"no task reached the host:\n{done.stdout}"
     return Played(done.stdout, [json.loads(line) for line in reached.read_text().splitlines()])
-
-
-def dump(host: hosts.Host) -> dict[str, str]:
-    """Links, addresses, routes, rules, firewall, settings, files and running programs of the host."""
-    commands = {
-        "links": "ip -d -j address",
-        "routes": "ip -j route show table all",
-        "routes6": "ip -6 -j route show table all",
-        "rules": "ip -j rule",
-        "ports": "bridge -d -j link",
-        "firewall": "nft -j list ruleset",
-        "settings": "sysctl -a -r net.ipv[46].conf",
-        "programs": "ps -e -o args=",
-        "files": "find /etc /run/labspan /var/lib/labspan -path /var/lib/labspan/tiny_guest -prune -o -type f -print",
-    }
-    found = {name: host.run(*command.split(), check=False).stdout for name, command in commands.items()}
-    found = {name: _CLOCKS.sub("", text) for name, text in found.items()}
-    # What looks at the host is there while it looks; the account of the guests, what is known of KVM, and how
-    # the uplink's last move ended stay.
-    found["programs"] = "\n".join(line for line in found["programs"].splitlines() if not line.startswith("ps "))
-    stays = re.compile(
-        r"/etc/(passwd|group|g?shadow|sub[ug]id)-?|/etc/\.pwd\.lock|/run/labspan/accelerator.json|/run/labspan/uplink/.*"
-    )
-    found["files"] = "\n".join(sorted(line for line in found["files"].splitlines() if not stays.fullmatch(line)))
-    return found
 
 
 @pytest.mark.parametrize("scenario", list(SCENARIOS))

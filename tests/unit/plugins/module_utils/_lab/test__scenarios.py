@@ -133,6 +133,19 @@ def test_an_account_of_the_host_is_that_of_its_networks() -> None:
     assert lab.accounts == []
 
 
+def test_a_part_alone_leaves_the_other_as_it_is() -> None:
+    nat = {"name": "lan", "scenario": "nat", "taps": TAPS}
+    guests = [{"name": "web", "nics": [{"network": "lan", "mac": MAC, "address": "10.97.0.5"}]}]
+    networks = host(nat, guests=guests, parts=["networks"])
+    assert (networks.guests, networks.accounts) == ([], [])
+    assert networks.bridges
+    assert networks.servers[0]["leases"][0]["mac"] == MAC
+    alone = host(nat, guests=guests, parts=["guests"])
+    assert [alone.bridges, alone.taps, alone.rules, alone.servers, alone.port_security] == [[], [], [], [], []]
+    assert alone.guests[0]["nics"][0]["bridge"] == "lan0"
+    assert set(alone.networks) == {"lan"}
+
+
 def test_each_item_is_complete() -> None:
     lab = host({"name": "lan", "scenario": "nat", "taps": TAPS}, guests=[GUEST])
     assert set(lab.bridges[0]) == set(_bridge_options.OPTIONS)

@@ -1,0 +1,294 @@
+# Copyright (c) The labspan.vmnet authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A fleet of lab hosts as its users run it, with site.yml: up, again, with one host broken, changed live, and down."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import typing as t
+
+import pytest
+from lab import hosts
+from lab.processes import wait_until
+from support.traces import dump
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
+SITE = ROOT / "playbooks" / "site.yml"
+CONSOLE = ROOT / "roles" / "tiny_guest" / "files" / "guest_console.py"
+
+Options = t.Dict[str, t.Any]
+Dumps = t.Dict[str, t.Dict[str, str]]
+
+#: The two guests of the first host, which talk to each other whatever becomes of their network.
+TALKERS = {"one": "10.1.0.1", "two": "10.1.0.2"}
+
+
+def guest(name: str, *words: str) -> Options:
+    cmdline = ["console=ttyS0", "no_timer_check", "quiet", "panic=1", f"labspan.hostname={name}", *words]
+    return {
+        "name": name,
+        "memory": 128,
+        "kernel": "/var/lib/labspan/tiny_guest/vmlinux",
+        "initrd": "/var/lib/labspan/tiny_guest/initrd.img",
+        "wait_for": "console",
+        "console_pattern": "labspan: .* ready",
+        "cmdline": " ".join(cmdline),
+    }
+
+
+def talk(scenario: str) -> Options:
+    """The network of the talkers in a scenario."""
+    subnet = {} if scenario == "private" else {"subnet": "10.1.0.0/24", "gateway": "10.1.0.254"}
+    return {
+        "name": "talk",
+        "scenario": scenario,
+        **subnet,
+        "guests": [guest(name, f"labspan.address={address}/24") for name, address in TALKERS.items()],
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Played:
+    """How a playbook ended, and which tasks reached which hosts."""
+
+    code: int
+    output: str
+    reached: list[Options]
+
+    @property
+    def changed(self) -> list[str]:
+        return sorted(task["host"] for task in self.reached if task["changed"])
+
+
+class Fleet:
+    """A lab of many hosts, and the inventory that says what they hold."""
+
+    def __init__(self, lab: hosts.Lab, path: pathlib.Path, *, guests: bool) -> None:
+        self.lab = lab
+        self.guests = guests
+        self.path = path
+        self.names = [host.name for host in lab.hosts]
+        self.of_hosts: dict[str, Options] = {name: self._networks(index) for index, name in enumerate(self.names)}
+
+    def _networks(self, index: int) -> Options:
+        if index == 0 and self.guests:
+            return {"vmnet_networks_extra": [talk("private")]}
+        if index == 1 and self.guests:
+            nic = {"network": "web", "mac": "52:54:00:00:00:01", "address": "10.97.0.5"}
+            return {"vmnet_guests": [{**guest("app", "labspan.dhcp"), "nics": [nic]}]}
+        kind = ("private", "routed", "nat")[index % 3]
+        subnet = {} if kind == "private" else {"subnet": f"10.{100 + index}.0.0/24"}
+        taps = [{"name": f"x{number}"} for number in range(1 + index % 3)]
+        return {"vmnet_networks_extra": [{"name": "more", "scenario": kind, **subnet, "taps": taps}]}
+
+    def inventory(self) -> pathlib.Path:
+        connection = {"ansible_connection": "labspan.vmnet.netns", "ansible_python_interpreter": "/usr/bin/python3"}
+        found: dict[str, Options] = {
+            host.name: {"ansible_netns_pid_file": str(host.pid_file), **self.of_hosts[host.name]}
+            for host in self.lab.hosts
+        }
+        web = {"name": "web", "scenario": "nat", "taps": [{"name": "w-{{ inventory_hostname }}"}]}
+        own = {"name": "own", "scenario": "routed", "subnet": "10.{{ 200 + vmnet_number }}.0.0/24"}
+        for number, name in enumerate(self.names):
+            found[name]["vmnet_number"] = number
+        file = self.path / "inventory.json"
+        file.write_text(
+            json.dumps({"lab_hosts": {"hosts": found, "vars": {**connection, "vmnet_networks": [web, own]}}})
+        )
+        return file
+
+    def start(
+        self, *options: str, tag: str = "", inventory: t.Optional[pathlib.Path] = None, **environment: str
+    ) -> subprocess.Popen[str]:
+        known = {
+            **os.environ,
+            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
+            "ANSIBLE_HOME": str(self.path / "ansible"),
+            "ANSIBLE_PIPELINING": "true",
+            "ANSIBLE_FORKS": "5",
+            "ANSIBLE_CALLBACK_PLUGINS": str(pathlib.Path(__file__).parent / "callbacks"),
+            "ANSIBLE_CALLBACKS_ENABLED": "reached",
+            "ANSIBLE_NOCOLOR": "true",
+            "REACHED": str(self.path / f"reached{tag}"),
+            **environment,
+        }
+        program = str(pathlib.Path(sys.executable).parent / "ansible-playbook")
+        return subprocess.Popen(
+            [program, "-i", str(inventory or self.inventory()), *options, str(SITE)],
+            env=known,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def finish(self, process: subprocess.Popen[str], tag: str = "") -> Played:
+        output, _nothing = process.communicate()
+        reached = self.path / f"reached{tag}"
+        lines = reached.read_text().splitlines() if reached.exists() else []
+        reached.unlink(missing_ok=True)
+        return Played(process.returncode, output, [json.loads(line) for line in lines])
+
+    def play(self, *options: str, code: int = 0, **environment: str) -> Played:
+        played = self.finish(self.start(*options, **environment))
+        assert played.code == code, played.output
+        return played
+
+    def dumps(self) -> Dumps:
+        return {host.name: dump(host) for host in self.lab.hosts}
+
+    def rests(self, **environment: str) -> None:
+        """A run reaches each host by one task, and that changes nothing."""
+        before = self.dumps()
+        again = self.play(**environment)
+        assert again.changed == [], again.output
+        assert sorted(task["host"] for task in again.reached) == sorted(self.names)
+        assert self.dumps() == before, "a run that reports no change has changed something"
+
+
+def in_guest(host: hosts.Host, name: str, command: str) -> str:
+    """What a shell command in a guest prints."""
+    console = f"/run/labspan/guests/{name}/console.sock"
+    done = host.run("python3", str(CONSOLE), "--timeout", "60", console, "--", "sh", "-c", command)
+    return done.stdout
+
+
+def heard(host: hosts.Host) -> int:
+    """How many lines have come over the one connection between the talkers."""
+    return int(in_guest(host, "two", "wc -l </tmp/heard"))
+
+
+def begin_to_talk(host: hosts.Host) -> None:
+    in_guest(host, "two", "setsid sh -c 'busybox nc -l -p 5000 >/tmp/heard' >/dev/null 2>&1 &")
+    words = "while :; do echo x; sleep 0.2; done | busybox nc 10.1.0.2 5000"
+    in_guest(host, "one", f"sleep 1; setsid sh -c '{words}' >/dev/null 2>&1 &")
+    wait_until(lambda: heard(host) > 0, 60, "the talkers' first words")
+
+
+def identities(host: hosts.Host) -> t.Any:
+    """The talkers' processes and the interfaces that their taps and their bridge are."""
+    processes = sorted(host.run("pgrep", "-f", "qemu-system.*-name").stdout.split())
+    links = json.loads(host.run("ip", "-j", "link", "show", "master", "talk0").stdout)
+    return processes, sorted((link["ifindex"], link["ifname"]) for link in links)
+
+
+def scenario_of(host: hosts.Host) -> str:
+    """What the kernel says of the talkers' bridge."""
+    if "inet " not in host.run("ip", "-4", "address", "show", "talk0").stdout:
+        return "private"
+    table = host.run("nft", "list", "table", "inet", "labspan_talk").stdout
+    return "nat" if "masquerade" in table else "routed"
+
+
+@pytest.fixture
+def fleet(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> t.Iterator[Fleet]:
+    """Lab hosts on one LAN."""
+    size, guests = request.param
+    name = f"fleet-{os.getpid()}-{size}"
+    made = hosts.up(name, [f"lab{number}" for number in range(size)], tiny_guest=guests)
+    tentative = "ip", "-6", "address", "show", "tentative"
+    for host in made.hosts:
+        wait_until(lambda host=host: not host.run(*tentative).stdout, 10, "the end of duplicate address detection")
+    yield Fleet(made, tmp_path, guests=guests)
+    hosts.down(name)
+
+
+@pytest.mark.parametrize(
+    "fleet", [(4, False), pytest.param((20, True), marks=pytest.mark.slow)], indirect=True, ids=["small", "large"]
+)
+def test_a_fleet_lives(fleet: Fleet) -> None:
+    broken = fleet.lab.hosts[-1]
+    before = fleet.dumps()
+
+    if not fleet.guests:
+        plan_the_example(fleet)
+    planned = fleet.play("--check", "--diff")
+    assert planned.changed == sorted(fleet.names)
+    assert '+        "web0": {' in planned.output
+    assert fleet.dumps() == before, "check mode has written"
+
+    # One host is broken on purpose: the name of its bridge is somebody else's.
+    broken.run("ip", "link", "add", "web0", "type", "veth", "peer", "web9")
+    refused = dump(broken)
+    made = fleet.play(code=2)
+    assert made.changed == sorted(fleet.names[:-1])
+    assert "web0" in made.output
+    assert dump(broken) == refused, "a host that was refused was changed"
+    broken.run("ip", "link", "delete", "web0")
+    up = fleet.dumps()
+    assert all(up[name]["firewall"] != before[name]["firewall"] for name in fleet.names[:-1])
+    assert fleet.play().changed == [broken.name]
+    fleet.rests()
+
+    two_runs_at_once(fleet)
+    if fleet.guests:
+        fleet.rests(ANSIBLE_STRATEGY="free")
+        live_changes(fleet)
+        exclusive(fleet)
+
+    assert fleet.play("-e", "vmnet_state=absent").changed == sorted(fleet.names)
+    assert fleet.dumps() == before
+
+
+def plan_the_example(fleet: Fleet) -> None:
+    """The inventory that the collection shows, on hosts that are here, whose cards and images are called otherwise."""
+    pids = fleet.lab.hosts[0].pid_file.parent / "{{ inventory_hostname }}.pid"
+    here = {
+        "ansible_connection": "labspan.vmnet.netns",
+        "ansible_netns_pid_file": str(pids),
+        "ansible_python_interpreter": "/usr/bin/python3",
+        "lan_card": hosts.UPLINK,
+        "debian": [],
+    }
+    inventory = ROOT / "playbooks" / "inventory" / "fleet.yml"
+    planned = fleet.finish(fleet.start("--check", "-e", json.dumps(here), inventory=inventory))
+    assert planned.code == 0, planned.output
+    assert set(planned.changed) == {"lab1", "lab2", "lab3"}
+    assert {task["action"] for task in planned.reached if task["host"] == "lab3"} == {"bridge_uplink", "lab_host"}
+
+
+def two_runs_at_once(fleet: Fleet) -> None:
+    """They wait for each other on each host, and the second one finds what the first one has made."""
+    changed = fleet.names[2]
+    (network,) = fleet.of_hosts[changed]["vmnet_networks_extra"]
+    network["taps"] = [{"name": f"y{number}"} for number in range(3)]
+    both = [fleet.start(tag=tag) for tag in ("1", "2")]
+    played = [fleet.finish(process, tag) for process, tag in zip(both, ("1", "2"))]
+    assert [each.code for each in played] == [0, 0], played[0].output + played[1].output
+    assert [name for each in played for name in each.changed] == [changed]
+    fleet.rests()
+
+
+def live_changes(fleet: Fleet) -> None:
+    """The scenario of a network changes under its guests, who do not notice."""
+    first = fleet.lab.hosts[0]
+    begin_to_talk(first)
+    are = identities(first)
+    assert scenario_of(first) == "private"
+    for scenario in ("routed", "nat", "private"):
+        fleet.of_hosts[first.name] = {"vmnet_networks_extra": [talk(scenario)]}
+        said = heard(first)
+        assert fleet.play().changed == [first.name]
+        assert scenario_of(first) == scenario
+        assert identities(first) == are
+        wait_until(lambda said=said: heard(first) > said + 5, 60, "more over the same connection")  # type: ignore[misc]
+    fleet.rests()
+
+
+def exclusive(fleet: Fleet) -> None:
+    """What is not listed any more goes if that is asked for, and nothing else."""
+    host = fleet.lab.hosts[2]
+    others = {name: found for name, found in fleet.dumps().items() if name != host.name}
+    fleet.of_hosts[host.name].pop("vmnet_networks_extra")
+    assert fleet.play().changed == []
+    assert '"more0"' in dump(host)["links"]
+    assert fleet.play("-e", "vmnet_exclusive=true").changed == [host.name]
+    links = dump(host)["links"]
+    assert '"web0"' in links
+    assert not {name for name in ("more0", "y0", "y1", "y2") if f'"{name}"' in links}
+    assert {name: found for name, found in fleet.dumps().items() if name != host.name} == others
