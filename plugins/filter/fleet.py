@@ -58,9 +58,12 @@ def fleet_hosts(hostvars: Variables, hosts: t.Sequence[str], kind: str) -> t.Uni
     return found or NOBODY
 
 
-def lab_uplinks(networks: t.Sequence[t.Mapping[str, t.Any]], state: str = "present") -> list[dict[str, t.Any]]:
+def lab_uplinks(
+    networks: t.Sequence[t.Mapping[str, t.Any]], state: str = "present", persistent: str = "auto"
+) -> list[dict[str, t.Any]]:
     """The uplinks of the l2 networks among these, as the role l2 would move them."""
-    asked, _found = _fleet_variables.read({"vmnet_networks": networks, "vmnet_state": state})
+    told = {"vmnet_networks": networks, "vmnet_state": state, "vmnet_persistent": persistent}
+    asked, _found = _fleet_variables.read(told)
     if asked is None:
         return []  # the task that converges the host tells why
     return [

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import difflib
+import pathlib
 import re
 
 from lab import hosts
@@ -26,6 +28,7 @@ def dump(host: hosts.Host) -> dict[str, str]:
         "programs": "ps -e -o args=",
         "files": "find /etc /run/labspan /var/lib/labspan -path /var/lib/labspan/tiny_guest -prune -o -type f -print",
     }
+    elsewhere = _of_this_machine()
     found = {name: host.run(*command.split(), check=False).stdout for name, command in commands.items()}
     found = {name: _CLOCKS.sub("", text) for name, text in found.items()}
     # What looks at the host is there while it looks; the account of the guests, what is known of KVM, and how
@@ -35,4 +38,25 @@ def dump(host: hosts.Host) -> dict[str, str]:
         r"/etc/(passwd|group|g?shadow|sub[ug]id)-?|/etc/\.pwd\.lock|/run/labspan/accelerator.json|/run/labspan/uplink/.*"
     )
     found["files"] = "\n".join(sorted(line for line in found["files"].splitlines() if not stays.fullmatch(line)))
+    # This machine's /etc shows through, and other tests that run now may write there what theirs is called.
+    elsewhere |= _of_this_machine()
+    found["files"] = "\n".join(line for line in found["files"].splitlines() if line not in elsewhere)
     return found
+
+
+def _of_this_machine() -> set[str]:
+    return {str(path) for path in pathlib.Path("/etc").glob("*/*labspan*")}
+
+
+def differences(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]]) -> list[str]:
+    """What differs between dumps of hosts, in lines that a person can read."""
+    found: list[str] = []
+    for host in sorted({*before, *after}):
+        for part, text in before.get(host, {}).items():
+            lines = (_lines(text), _lines(after.get(host, {}).get(part, "")))
+            found += [f"{host} {part}: {line}" for line in difflib.ndiff(*lines) if line[0] in "+-"]
+    return found
+
+
+def _lines(text: str) -> list[str]:
+    return text.replace("},{", "},\n{").splitlines()

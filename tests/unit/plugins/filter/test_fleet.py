@@ -100,3 +100,5 @@ def test_an_uplink_has_the_defaults_of_the_role() -> None:
     }
     assert [each["state"] for each in lab_uplinks([L2, {**L2, "state": "absent"}], "absent")] == ["absent", "absent"]
     assert lab_uplinks([{"name": "x"}]) == []
+    assert [each["uplink"]["persistent"] for each in lab_uplinks([L2], persistent="false")] == [False]
+    assert [each["uplink"]["persistent"] for each in lab_uplinks([L2], "present", "auto")] == [True]
