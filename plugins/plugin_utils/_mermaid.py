@@ -32,10 +32,14 @@ def escape(text: str) -> str:
 
 def _document(hosts: t.Sequence[Host]) -> t.Iterator[str]:
     yield "flowchart TB"
-    body = [line for number, host in enumerate(hosts) for line in _host(f"h{number}", host)]
-    if any(_jacks(host) for host in hosts):
+    has_lan = any(_jacks(host) for host in hosts)
+    if has_lan:
         yield '  lan(["LAN"]):::lan'
-    yield from body
+    for number, host in enumerate(hosts):
+        yield from _host(f"h{number}", host)
+        if has_lan and not _jacks(host):
+            # A line that is not seen, by which the host stands below the LAN like the others.
+            yield f"  lan ~~~ h{number}{'n0' if host.networks else 'g0' if host.endpoints else 'x'}"
     for name, (fill, ink) in DAY.scenarios.items():
         yield f"  classDef {name} fill:{fill},stroke:{fill},color:{ink}"
     yield f"  classDef lan fill:{DAY.lan},stroke:{DAY.lan},color:{DAY.on_lan}"
@@ -48,7 +52,7 @@ def _host(name: str, host: Host) -> t.Iterator[str]:
     if host.problem:
         word = "needs attention" if host.reachable else "unreachable"
         yield f"    {name}x[{_label(word, host.problem)}]:::away"
-    elif not host.networks and not host.endpoints:
+    elif _is_bare(host):
         yield f"    {name}x[{_label('no networks')}]"
     jacks = {jack: f"{name}u{number}" for number, jack in enumerate(_jacks(host))}
     for jack, node in jacks.items():
@@ -71,6 +75,10 @@ def _host(name: str, host: Host) -> t.Iterator[str]:
     yield "  end"
     for node in jacks.values():
         yield f"  lan --- {node}"
+
+
+def _is_bare(host: Host) -> bool:
+    return not host.networks and not host.endpoints
 
 
 def _jacks(host: Host) -> list[str]:

@@ -27,6 +27,7 @@ GRAMMAR = re.compile(
     |[ ]{{4}}h\d+[un]\d+[ ](---|===|-\.-)[ ]h\d+n\d+
     |[ ]{{2}}end
     |[ ]{{2}}lan[ ]---[ ]h\d+u\d+
+    |[ ]{{2}}lan[ ]~~~[ ]h\d+([ng]0|x)
     |[ ]{{2}}classDef[ ]\w+[ ][a-z0-9#:,\-\ ]+""",
     re.VERBOSE,
 )
@@ -66,6 +67,8 @@ def test_each_host_is_a_frame() -> None:
         'subgraph h2["cedar"]',
         'subgraph h3["dogwood"]',
     ]
+    assert "lan ~~~ h2n0" in lines  # cedar has no way out
+    assert "lan ~~~ h3x" in lines
     assert any(line.startswith('h3x["unreachable<br/>Failed to connect') for line in lines)
 
 
