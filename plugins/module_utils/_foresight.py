@@ -93,7 +93,7 @@ class World:
         interface = route.interface
         if interface is None or interface not in self._addresses:
             return False
-        return self.is_gone(interface) or route.protocol == _KERNEL
+        return self.is_gone(interface) or interface in self.made or route.protocol == _KERNEL
 
 
 _current: t.Optional[World] = None

@@ -82,6 +82,7 @@ def test_only_the_network_that_differs_is_told_to_have_changed(connected: Host) 
 def test_a_network_may_have_all_that_another_one_had(connected: Host) -> None:
     host = connected
     host.converge("lab_host", {"networks": [NAT]})
+    index = (host.link("lhn0") or {})["ifindex"]
     other = {**NAT, "name": "lhother", "bridge": "lhnat0"}
     renamed = {"networks": [{"name": "lhnat", "scenario": "nat", "state": "absent"}, other]}
     foretold = host.converge("lab_host", renamed, check=True)
@@ -89,6 +90,7 @@ def test_a_network_may_have_all_that_another_one_had(connected: Host) -> None:
     assert made["actions"] == foretold["actions"]
     assert host.addresses("lhnat0") == ["10.61.0.1/24"]
     assert (host.link("lhn0") or {})["ifalias"] == "labspan.vmnet:lhother"
+    assert (host.link("lhn0") or {})["ifindex"] == index, "a tap is handed over, because a guest may hold it"
     tables = host.out("nft", "list", "tables")
     assert "labspan_lhother" in tables
     assert "labspan_lhnat" not in tables
