@@ -14,6 +14,7 @@ import pytest
 from support.hosts import Host, ModuleFailed, Result, await_condition, finish_module
 
 pytestmark = pytest.mark.one_interpreter
+slow = pytest.mark.slow
 
 WEB = {"name": "br-web", "network": "web", "addresses": ["192.168.6.1/24", "fd00:6::1/64"]}
 QUIET = {"name": "br-quiet", "network": "quiet", "host_access": False}
@@ -83,12 +84,16 @@ def named(entries: t.Iterable[dict[str, t.Any]], name: str) -> dict[str, t.Any]:
     return found
 
 
-def make_lab(host: Host, *, backend: str = "nftables") -> None:
-    host.run("sh", "-ec", _UPLINK)
+def make_links(host: Host) -> None:
     host.converge("linux_bridge", {"bridges": [WEB, QUIET, OFFICE]})
     taps = [("tap-a", "web"), ("tap-b", "web"), ("tap-q", "quiet")]
     entries = [{"name": name, "network": network, "bridge": f"br-{network}"} for name, network in taps]
     host.converge("tap_device", {"taps": entries, "owner": "nobody"})
+
+
+def make_lab(host: Host, *, backend: str = "nftables") -> None:
+    host.run("sh", "-ec", _UPLINK)
+    make_links(host)
     networks = [
         {"name": "web", "bridge": "br-web", "masquerade": True},
         {"name": "office", "bridge": "br-office", "masquerade": False},
@@ -101,7 +106,12 @@ def make_lab(host: Host, *, backend: str = "nftables") -> None:
 # Reading is nothing but reading
 
 
-@pytest.mark.parametrize("surroundings", ["", "iptables-legacy -t nat -L -n; ip6tables-legacy -L -n", _DOCKER])
+_LEGACY = "iptables-legacy -t nat -L -n; ip6tables-legacy -L -n"
+
+
+@pytest.mark.parametrize(
+    "surroundings", ["", f"{_LEGACY}\n{_DOCKER}", pytest.param(_LEGACY, marks=slow), pytest.param(_DOCKER, marks=slow)]
+)
 def test_reading_leaves_everything_as_it_is(host: Host, surroundings: str) -> None:
     host.run("sh", "-ec", surroundings or "true")
     make_lab(host)
@@ -233,7 +243,7 @@ def test_who_speaks_on_a_port_is_told_with_address_and_lease(host: Host) -> None
 
 
 def test_who_holds_a_tap_is_told(host: Host) -> None:
-    make_lab(host)
+    make_links(host)
     holder = host.start(
         "python3",
         "-c",
@@ -326,6 +336,7 @@ def test_what_blocks_is_told_and_what_is_opened_is_not(host: Host) -> None:
     assert [one["table"] for one in found if one["network"] == "web"] == ["evil"]
 
 
+@slow
 def test_the_number_of_programs_does_not_depend_on_rules_and_networks(host: Host) -> None:
     make_lab(host)
     few = host.strace("vmnet_info", {}, "execve").log.count("execve(")
@@ -345,7 +356,7 @@ def test_the_number_of_programs_does_not_depend_on_rules_and_networks(host: Host
 
 
 def test_without_root_it_says_what_it_does_not_see_and_tells_the_rest(host: Host) -> None:
-    make_lab(host)
+    make_links(host)
     # Python as every account can have it: this one's is below /root, as a rule.
     ours = "ansible_collections/labspan/vmnet/plugins"
     host.run("mkdir", "-p", "/run/python/ansible", f"/run/python/{ours}")
@@ -369,7 +380,7 @@ def test_without_root_it_says_what_it_does_not_see_and_tells_the_rest(host: Host
 
 
 def test_without_nft_the_rest_is_told(host: Host) -> None:
-    make_lab(host)
+    make_links(host)
     hide(host, "nft")
     found = info(host)
     assert any("nft" in str(warning) for warning in found["warnings"])
@@ -377,7 +388,7 @@ def test_without_nft_the_rest_is_told(host: Host) -> None:
 
 
 def test_no_library_is_needed(host: Host) -> None:
-    make_lab(host)
+    make_links(host)
     host.run("sh", "-c", "mkdir /run/nothing && echo 'raise ImportError(\"gone\")' > /run/nothing/pyroute2.py")
     environment = {"PYTHONPATH": f"/run/nothing:{host.python_path}"}
     found = host.converge("vmnet_info", {}, environment=environment)
