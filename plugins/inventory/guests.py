@@ -100,6 +100,8 @@ notes:
     P(labspan.vmnet.guest#connection), and so have guests behind a lab host that SSH needs a password for, since nobody
     could type it on the way through. So have guests that do not run, of which it says so. In no case a guest's name is
     looked up in the DNS.
+  - C(ansible_connection) is set for each guest, so that what is said of all hosts, such as C(local), is not taken to be
+    about guests. Where it should be another one, O(compose) sets it.
   - The way through a lab host is in C(ansible_ssh_common_args) of each guest. Arguments of your own belong into
     C(ansible_ssh_extra_args). Host keys of guests are known as C(GUEST.HOST), not by address.
   - How to log in is not known here. Set C(ansible_user) and the key for the group C(vmnet_guests).

@@ -60,6 +60,11 @@ class User:
             raise AssertionError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         return done
 
+    def said(self, source: str, pattern: str, command: str) -> dict[str, str]:
+        """What a command that prints one line printed on each host."""
+        lines = self.run("ansible", "-i", source, pattern, "-m", "command", "-a", command).stdout.splitlines()
+        return {head.split(" | ")[0]: line for head, line in zip(lines[::2], lines[1::2])}
+
     def graph(self, *arguments: str) -> str:
         """What C(ansible-inventory --graph) prints of the guests."""
         return self.run("ansible-inventory", *arguments, "--graph", "vmnet_guests").stdout

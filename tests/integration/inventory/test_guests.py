@@ -244,14 +244,11 @@ def test_ssh_goes_through_the_lab_hosts_to_guests_with_one_address(
             }
             user.write("group_vars/vmnet_guests.yml", login)
             try:
-                done = user.run(
-                    "ansible", "-i", "guests.yml", "vmnet_network_web", "-m", "command", "-a", "cat /run/who"
-                )
+                said = user.said("guests.yml", "vmnet_network_web", "cat /run/who")
             finally:
                 for socket in ssh.directory.glob("*-22-root"):
                     end = ["ssh", "-F", "none", "-o", f"ControlPath={socket}", "-O", "exit", "guest"]
                     subprocess.run(end, capture_output=True, check=False)
-    said = dict(zip(*[iter(line.split(" | ")[0] for line in done.stdout.strip().splitlines())] * 2))
     assert said == {"vm1.lab1": f"behind {labs[0].pid}", "vm1.lab2": f"behind {labs[1].pid}"}
     names = {line.split()[0] for line in (tmp_path / "known").read_text().splitlines()}
     assert names == {"vm1.lab1", "vm1.lab2"}
