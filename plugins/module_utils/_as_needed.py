@@ -5,13 +5,15 @@
 
 Ansible sends a module and all that it might import as a zip archive, which has no byte code: whatever is imported is
 compiled in each run, and by Python's own zipimport (3.9 to 3.13) twice, once only to find out the file's name. What is
-imported here is compiled when something in it is needed, or taken from the byte code that lab_host keeps.
+imported here is compiled when something in it is needed, or taken from the byte code that lab_host keeps. What is left
+of the cost of an import is mostly dataclasses, half of which a run has no instance of: these are made when needed, too.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.machinery
 import importlib.util
 import os
@@ -26,6 +28,9 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._byte_code import St
 _PACKAGE = f"{__name__.rpartition('.')[0]}."
 _store = Store()
 
+_at_once = dataclasses.dataclass
+_LATER = "_labspan_dataclass"
+
 
 def install() -> None:
     """Import like that from now on, where this very file comes from an archive; anywhere else nothing is different.
@@ -34,6 +39,7 @@ def install() -> None:
     """
     if isinstance(getattr(__spec__, "loader", None), zipimport.zipimporter):
         sys.meta_path.insert(0, _Finder())
+        dataclasses.dataclass = _dataclass
 
 
 def keep() -> None:
@@ -45,6 +51,27 @@ def drop() -> None:
     """Keep none of what runs before have kept."""
     if any(isinstance(finder, _Finder) for finder in sys.meta_path):
         _store.drop()
+
+
+def _dataclass(cls: t.Optional[type] = None, **options: t.Any) -> t.Any:
+    """Make a class of this collection a dataclass with its first instance: six methods are compiled for each."""
+    if cls is None:
+        return lambda decorated: _dataclass(decorated, **options)
+    if not cls.__module__.startswith(_PACKAGE):
+        return _at_once(cls, **options)
+
+    def first(self: t.Any, *args: t.Any, **keywords: t.Any) -> None:
+        for base in reversed(type(self).__mro__):
+            wanted = vars(base).get(_LATER)
+            if wanted is not None:
+                delattr(base, _LATER)
+                del base.__init__  # type: ignore[misc]
+                _at_once(base, **wanted)
+        type(self).__init__(self, *args, **keywords)
+
+    setattr(cls, _LATER, options)
+    cls.__init__ = first  # type: ignore[misc]
+    return cls
 
 
 class _Loader:

@@ -601,7 +601,7 @@ def _settings(defined: Definition, wanted: GuestSpec) -> list[str]:
     """The differences that cannot go away while the guest runs."""
     spec = defined.spec
     found = []
-    for field in dataclasses.fields(GuestSpec):
+    for field in dataclasses.fields(wanted):
         if field.name in ("memory", *SEPARATE, *SETTINGS):
             continue
         before, after = getattr(spec, field.name), getattr(wanted, field.name)

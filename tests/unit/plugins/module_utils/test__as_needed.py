@@ -29,6 +29,25 @@ sys.addaudithook(audit)
 """
 
 
+_RECORDS = """
+from __future__ import annotations
+import dataclasses, typing as t
+@dataclasses.dataclass(frozen=True)
+class Base:
+    name: str
+    known: t.ClassVar[int] = 3
+    items: dict = dataclasses.field(default_factory=dict, compare=False)
+@dataclasses.dataclass(frozen=True)
+class Derived(Base):
+    size: int = 1
+class Plain(Derived):
+    pass
+@dataclasses.dataclass
+class Unused:
+    name: str
+"""
+
+
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The real thing and two files of a test, zipped as Ansible does."""
@@ -43,6 +62,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         file.writestr(f"{directory}/_inner/__init__.py", "")
         file.writestr(f"{directory}/_inner/_seldom.py", "VALUE = 1\n\ndef fail():\n    raise ValueError('here')\n")
         file.writestr(f"{directory}/_user.py", f"from {PACKAGE}._inner import _seldom\nFIRST = 0\n")
+        file.writestr(f"{directory}/_records.py", _RECORDS)
     return path
 
 
@@ -81,6 +101,23 @@ def test_byte_code_that_was_kept_spares_the_compiling(archive: pathlib.Path, tmp
     )
     assert "raise ValueError('here')" in told
     assert _run(archive, f"{use}_as_needed.drop(); print(json.dumps(os.listdir({str(tmp_path)!r})))") == []
+
+
+def test_a_dataclass_is_one_as_soon_as_there_is_an_instance(archive: pathlib.Path) -> None:
+    found = _run(
+        archive,
+        f"import dataclasses\n{_INSTALL}from {PACKAGE} import _records as r\n"
+        "assert not dataclasses.is_dataclass(r.Unused) and not dataclasses.is_dataclass(r.Base)\n"
+        "one, same, other = r.Derived('a', {1: 2}), r.Derived('a', size=1), r.Plain('a', size=2)\n"
+        "assert not dataclasses.is_dataclass(r.Unused) and r.Unused('x') == r.Unused(name='x')\n"
+        "assert one == same != other and hash(one) == hash(same) and other.size == 2 and one.known == 3\n"
+        "assert dataclasses.replace(one, size=5) == r.Derived('a', size=5) and r.Base('a').items == {}\n"
+        "try:\n    one.size = 3\n    raise SystemExit('not frozen')\n"
+        "except dataclasses.FrozenInstanceError:\n    pass\n"
+        "try:\n    r.Base()\n    raise SystemExit('no argument')\nexcept TypeError:\n    pass\n"
+        "print(json.dumps([repr(other), dataclasses.asdict(one)]))",
+    )
+    assert found == ["Plain(name='a', items={}, size=2)", {"name": "a", "items": {"1": 2}, "size": 1}]
 
 
 def test_python_alone_compiles_all_and_twice(archive: pathlib.Path) -> None:
