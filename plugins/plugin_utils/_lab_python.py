@@ -149,4 +149,4 @@ def _source(name: str) -> bytes:
     source = loader.get_source(name) if loader is not None else None
     if source is None:
         raise AnsibleError(f"the source of {name} is not there, which would run on the lab host.")
-    return to_bytes(source)  # Ansible's own loader has bytes
+    return t.cast(bytes, to_bytes(source))  # Ansible's own loader has bytes
