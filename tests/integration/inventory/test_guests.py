@@ -142,6 +142,7 @@ def test_a_guest_has_its_facts_its_groups_and_the_way_to_it(user: User, labs: li
     assert [values["ansible_user"] for _name, values in sorted(found.items())] == ["root", "ada", "ada"]
 
 
+@pytest.mark.slow
 def test_what_was_told_is_kept_and_who_was_silent_is_asked_again(user: User, labs: list[Host]) -> None:
     own = {"plugin": "labspan.vmnet.guests", "sources": ["hosts.yml"]}
     keeps = {
