@@ -62,15 +62,22 @@ def seen(host: AnyHost) -> dict[str, str]:
         "files": "grep -rs . /etc/labspan /etc/systemd/network /etc/systemd/system /usr/local/lib/labspan",
         "state": "grep -rs . /var/lib/labspan --exclude=*.leases --exclude=*.log --exclude=*.iso",
         "programs": "ps -e -o user=,args=",
-        "accounts": "getent passwd",
+        "accounts": "cut -d: -f1,5- /etc/passwd",
     }
     host.settle()
     found = {}
+    numbers = {
+        fields[2]: fields[0]
+        for fields in (line.split(":") for line in host.out("getent", "passwd").splitlines())
+        if fields[0].startswith("labspan-")
+    }
     for name, command in commands.items():
         printed = host.run(*command.split(), check=False).stdout
         if " -j " in command:
             lines = sorted(json.dumps(_lasting(each), sort_keys=True) for each in json.loads(printed or "[]"))
         else:
+            for number, account in numbers.items():  # which one an account gets is nobody's concern
+                printed = re.sub(rf"(?<=user ){number}\b|(?<=:){number}\b", account, printed)
             lines = sorted(_PROCESSES.sub("", line) for line in printed.splitlines())
         if name == "programs":
             lines = [line for line in lines if re.search("qemu-system|dnsmasq", line)]
