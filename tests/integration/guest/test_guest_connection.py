@@ -254,6 +254,8 @@ def test_a_debian_without_a_network_by_its_agent_and_by_its_console(
     }
     prepare: list[dict[str, t.Any]] = [
         {"ansible.builtin.wait_for_connection": {"timeout": PATIENCE, "connect_timeout": 30}},
+        # What cloud-init would have done for SSH, and systemd in time on a faster machine.
+        {"ansible.builtin.shell": "systemctl mask --now ssh; systemctl start serial-getty@ttyS0"},
         {"ansible.builtin.user": {"name": "ada"}},
         {"ansible.builtin.raw": f"echo root:{secret} | chpasswd", "no_log": True},
         {"ansible.builtin.command": "id -un", "become": True, "become_user": "ada"},
