@@ -129,8 +129,12 @@ def disk(directory: Path) -> Path:
     return directory / "disk.qcow2"
 
 
-def qemu(directory: Path, base: Path, mac: str, size: Size, *, once: bool = False) -> list[str]:
+def qemu(
+    directory: Path, base: Path, mac: str, size: Size, *, once: bool = False, state: t.Optional[str] = None
+) -> list[str]:
     """The command line of QEMU, in the network that the tap is in. With C(once), it ends when the host reboots.
+
+    With C(state), it goes on from that snapshot of its disk and its memory instead of booting.
 
     Never with KVM, which hangs or works from machine to machine: a test is to take the same way everywhere.
     """
@@ -147,4 +151,5 @@ def qemu(directory: Path, base: Path, mac: str, size: Size, *, once: bool = Fals
         *("-device", f"virtio-net-pci,netdev=uplink,mac={mac},romfile="),
         *("-device", "virtio-rng-pci"),
         *(["-no-reboot"] if once else []),
+        *(["-loadvm", state] if state is not None else []),
     ]

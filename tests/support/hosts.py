@@ -110,6 +110,8 @@ class AnyHost:
     interpreter: str
     pid: int
     """A process in the host's network, by the machine's number."""
+    timeout = TIMEOUT
+    """Seconds after which a command on the host hangs."""
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs a command on the host."""
@@ -130,7 +132,7 @@ class AnyHost:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=TIMEOUT,
+            timeout=self.timeout,
             check=False,
             env=self.environment(),
         )
@@ -186,7 +188,7 @@ class AnyHost:
     ) -> Result:
         """Run a module of the collection; the result whatever it is."""
         process = self.start_module(name, params, check=check, diff=diff, environment=environment, wrapper=wrapper)
-        return finish_module(process)
+        return finish_module(process, self.timeout)
 
     def start_module(
         self,
@@ -429,9 +431,9 @@ def cable(host: AnyHost, name: str, other: AnyHost, far: str, *, mac: t.Optional
     subprocess.run(["ip", *f"link add {name} netns {host.pid} up {end}".split()], check=True)
 
 
-def finish_module(process: subprocess.Popen[str]) -> Result:
-    """The result of a module that was started."""
-    output, errors = process.communicate(timeout=TIMEOUT * 5)
+def finish_module(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> Result:
+    """The result of a module that was started on a host where a command hangs after C(timeout) seconds."""
+    output, errors = process.communicate(timeout=timeout * 5)
     try:
         return t.cast("Result", json.loads(output))
     except json.JSONDecodeError:

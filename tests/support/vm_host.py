@@ -7,6 +7,9 @@
         host.run("bridge", "-j", "vlan")
         host.converge("linux_bridge", {...})
         host.power_cut()
+        host.keep()
+        ...
+        host.revert()  # as it was, in seconds
 
 Its disk is an overlay on the image that tests/lab/vm_image.sh makes. It has one network card, C(uplink0), on the LAN of
 a namespace of its own, C(lan), by which it is reached by SSH. The tiny guest is at C(TINY_GUEST). What it is not: fast.
@@ -17,9 +20,11 @@ and guests inside it twenty times as long.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -57,6 +62,9 @@ link set dev lan0 up
 tuntap add dev {vm.TAP} mode tap
 link set dev {vm.TAP} master lan0 up
 """
+_PYTHON = {"PYTHONPATH": vm.SHARE, "PYTHONPYCACHEPREFIX": "/var/cache/labspan-python", "LC_ALL": "C.UTF-8"}
+#: The snapshot of disk and memory.
+_KEPT = "kept"
 _WRITE = 'set -e; mkdir -p "$(dirname "$0")"; rm -f "$0"; umask 077; cat > "$0"; chmod "$1" "$0"'
 
 
@@ -76,6 +84,7 @@ class VmHost(AnyHost):
     """One VM host; use as a context manager."""
 
     interpreter = "/usr/bin/python3"
+    timeout = vm.PATIENCE
 
     def __init__(
         self,
@@ -143,10 +152,19 @@ class VmHost(AnyHost):
 
     def start_module(self, name: str, params: t.Mapping[str, t.Any], **options: t.Any) -> subprocess.Popen[str]:
         """Start a module of the collection on the host."""
-        cache = {"PYTHONPATH": vm.SHARE, "PYTHONPYCACHEPREFIX": "/var/cache/labspan-python", "LC_ALL": "C.UTF-8"}
-        settings = {**cache, **(options.pop("environment", None) or {})}
+        settings = {**_PYTHON, **(options.pop("environment", None) or {})}
         wrapper = ("env", *(f"{key}={value}" for key, value in settings.items()), *options.pop("wrapper", ()))
         return super().start_module(name, params, wrapper=wrapper, **options)
+
+    def wait(self, condition: t.Callable[[], bool], what: str) -> None:
+        """Wait until something is so, as long as the host may take for it."""
+        await_condition(condition, what, self.timeout)
+
+    def start_python(self, script: str, **options: t.Any) -> subprocess.Popen[str]:
+        """Start a script that finds Ansible's package and this collection."""
+        return self.start(
+            "env", *(f"{key}={value}" for key, value in _PYTHON.items()), "python3", "-c", script, **options
+        )
 
     def write(self, path: str, text: str, mode: int = 0o644) -> None:
         """Put a file on the host's disk."""
@@ -154,12 +172,39 @@ class VmHost(AnyHost):
 
     def boot(self, *, degraded: bool = False) -> None:
         """Switch it on, and wait until it is up. With C(degraded), units may have failed."""
-        command = vm.qemu(self.directory, self._base, MAC, self._size, once=True)
+        self._switch_on()
+        self._await_boot(degraded)
+
+    def keep(self) -> None:
+        """Keep it as it is, with all that runs, for C(revert)."""
+        self.run("sync")
+        with socket.socket(socket.AF_UNIX) as monitor:
+            monitor.connect(str(self.directory / "qmp"))
+            with monitor.makefile("rw", encoding="utf-8") as lines:
+                for command in (
+                    {"execute": "qmp_capabilities"},
+                    {"execute": "human-monitor-command", "arguments": {"command-line": f"savevm {_KEPT}"}},
+                ):
+                    lines.write(json.dumps(command) + "\n")
+                    lines.flush()
+                    answer: dict[str, t.Any] = {}
+                    while not {"return", "error"} & set(answer):
+                        answer = json.loads(lines.readline())
+        if answer.get("return") != "":
+            raise AssertionError(f"QEMU could not keep the VM host: {answer}")
+
+    def revert(self) -> None:
+        """Have it again as it was kept, whatever has become of it since."""
+        self._end()
+        self._switch_on(_KEPT)
+        self._await_boot(degraded=False)
+
+    def _switch_on(self, state: t.Optional[str] = None) -> None:
+        command = vm.qemu(self.directory, self._base, MAC, self._size, once=True, state=state)
         # It ends with the process that runs the tests.
         inside = ["setpriv", "--pdeathsig", "KILL", "nsenter", f"--net=/proc/{self.lan.pid}/ns/net", "--", *command]
         with (self.directory / "qemu").open("ab") as log:
             self._qemu = subprocess.Popen(inside, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
-        self._await_boot(degraded)
 
     def boot_id(self) -> str:
         """What tells one boot from the next; empty while nobody answers."""
@@ -169,20 +214,21 @@ class VmHost(AnyHost):
     def reboot(self, *, degraded: bool = False) -> None:
         """Reboot it as an administrator would. QEMU starts anew, too, which takes it half the time."""
         self.run("systemctl", "--no-block", "reboot", check=False)
-        self._await_end()
+        self.await_end()
         self.boot(degraded=degraded)
 
-    def reset(self, *, preparation: str = "true", degraded: bool = False) -> None:
+    def reset(self, *, preparation: str = "true", boot: bool = True, degraded: bool = False) -> None:
         """Have its kernel start anew at once (sysrq b): what was not on the disk yet is lost.
 
-        C(preparation) is what a shell does immediately before.
+        C(preparation) is what a shell does immediately before. Without C(boot), it is off until it is booted.
         """
         command = self.start("sh", "-c", f"{preparation}; echo b >/proc/sysrq-trigger", stdin=subprocess.DEVNULL)
-        self._await_end()
+        self.await_end()
         # ssh(1) may not have noticed.
         command.kill()
         command.wait()
-        self.boot(degraded=degraded)
+        if boot:
+            self.boot(degraded=degraded)
 
     def power_cut(self, *, boot: bool = True, degraded: bool = False) -> None:
         """End it at once, whatever it does: what was not on the disk yet is lost."""
@@ -237,7 +283,8 @@ class VmHost(AnyHost):
         command = ["ssh", "-F", "none", "-o", f"ControlPath={self._control}", "-O", "exit", "labspan"]
         subprocess.run(command, capture_output=True, check=False, timeout=TIMEOUT)
 
-    def _await_end(self) -> None:
+    def await_end(self) -> None:
+        """Wait until it has gone off by itself."""
         if self._qemu is not None:
             await_condition(lambda: self._qemu is None or self._qemu.poll() is not None, "the host's end", vm.PATIENCE)
         self._end()
