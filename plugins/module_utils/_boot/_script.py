@@ -24,6 +24,7 @@ action=${1-}
 network=${2-}
 directory=/etc/labspan/networks/$network
 links=$directory/links
+making=/run/labspan-network.$network.making
 failed=0
 patience=300
 
@@ -47,11 +48,21 @@ load_rules() {
 
 # ---- Interfaces. Each line of the file links has the interface as its fourth word.
 
+# The interfaces in what ip shows that have this in their line.
+named() {
+    sed -n "s/^[0-9]*: \([^:@]*\)[:@].*$1.*/\1/p" | tr '\n' ' '
+}
+
 # What has to be made, and what has the name of ours and is not ours.
 look_around() {
     missing=" "
+    halves=" "
     strangers=" "
-    ours=" $(ip -o link show | sed -n 's/^[0-9]*: \([^:@]*\)[:@].* alias labspan\.vmnet:.*/\1/p' | tr '\n' ' ')"
+    shown=$(ip -o link show)
+    ours=" $(printf '%s\n' "$shown" | named ' alias labspan\.vmnet:')"
+    marked=" $(printf '%s\n' "$shown" | named ' alias ')"
+    # What a start that was ended in the middle was about to make.
+    begun=" $(cat "$making" 2>/dev/null) "
     [ -e "$links" ] || return 0
     while IFS= read -r line; do
         case $line in
@@ -65,12 +76,17 @@ look_around() {
             continue
         fi
         case $ours in
-            *" $device "*) ;;
-            *)
-                strangers="$strangers$device "
-                echo "labspan: network $network: $device is there and not ours, and is left alone" >&2
+            *" $device "*) continue ;;
+        esac
+        case $marked:$begun in
+            *" $device "*:*) ;;
+            *:*" $device "*)
+                halves="$halves$device "
+                continue
                 ;;
         esac
+        strangers="$strangers$device "
+        echo "labspan: network $network: $device is there and not ours, and is left alone" >&2
     done < "$links"
 }
 
@@ -139,7 +155,7 @@ write_settings() {
         esac
         if [ "$1" = made ]; then
             device=${key#net/*/conf/}
-            case $missing in
+            case $missing$halves in
                 *" ${device%/*} "*) ;;
                 *) continue ;;
             esac
@@ -162,6 +178,7 @@ write_settings() {
 bring_up_links() {
     [ -e "$links" ] || return 0
     look_around
+    [ "$missing$halves" = "  " ] || echo "$missing$halves" > "$making"
     run_lines make
     write_settings made "$directory/sysctl"
     await_others
@@ -170,6 +187,7 @@ bring_up_links() {
         lines set "$directory/vlans" | bridge -force -batch - || fail "not every VLAN could be set"
     fi
     run_lines enable
+    rm -f "$making"
 }
 
 case $action in

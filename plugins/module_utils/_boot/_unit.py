@@ -35,7 +35,7 @@ Type=oneshot
 RemainAfterExit=yes
 ExecStart={_script.PATH} up %i
 ExecReload={_script.PATH} reload %i
-TimeoutStartSec=120
+TimeoutStartSec=300
 
 [Install]
 WantedBy=multi-user.target
