@@ -34,7 +34,7 @@ _UPLINK = (
 
 
 def fleet_check(hostvars: Variables, hosts: t.Sequence[str]) -> dict[str, t.Any]:
-    """What is wrong with what is asked of each of the hosts, and of whom nothing is asked."""
+    """What is wrong with what is asked of each of the hosts, of whom nothing is asked, and who has an uplink."""
     problems: dict[str, list[str]] = {}
     members: list[_fleet.Member] = []
     idle: list[str] = []
@@ -49,13 +49,22 @@ def fleet_check(hostvars: Variables, hosts: t.Sequence[str]) -> dict[str, t.Any]
             problems[host] = found
     for host, found in _fleet.conflicts(members).items():
         problems[host] = [*problems.get(host, []), *found]
-    return {"problems": problems, "idle": idle}
+    return {"problems": problems, "idle": idle, "uplinked": _of_kind(hostvars, hosts, "uplinked")}
 
 
 def fleet_hosts(hostvars: Variables, hosts: t.Sequence[str], kind: str) -> t.Union[str, list[str]]:
-    """The hosts of a kind: C(plain) have no uplink to be moved, C(uplinked) have, C(returning) get their card back."""
-    found = [str(host) for host in hosts if _is_kind(_uplinks_are_present(hostvars, str(host)), kind)]
-    return found or NOBODY
+    """The hosts of a kind: C(plain) have no uplink to be moved, C(uplinked) have, C(returning) get their card back.
+
+    C(first) are those that are plain, if there are any, and one that is uplinked.
+    """
+    if kind == "first":
+        plain = _of_kind(hostvars, hosts, "plain")
+        return [*plain, *_of_kind(hostvars, hosts, "uplinked")[:1]] if plain else NOBODY
+    return _of_kind(hostvars, hosts, kind) or NOBODY
+
+
+def _of_kind(hostvars: Variables, hosts: t.Sequence[str], kind: str) -> list[str]:
+    return [str(host) for host in hosts if _is_kind(_uplinks_are_present(hostvars, str(host)), kind)]
 
 
 def lab_uplinks(
