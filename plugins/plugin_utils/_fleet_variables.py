@@ -24,6 +24,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._lab import (
     _validation,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._inventory import Inventory, Network
+from ansible_collections.labspan.vmnet.plugins.plugin_utils import _fleet_shape
 
 NETWORKS = ("vmnet_networks", "vmnet_networks_extra")
 GUESTS = ("vmnet_guests", "vmnet_guests_extra")
@@ -63,13 +64,19 @@ def read(variables: t.Mapping[str, t.Any]) -> tuple[t.Optional[Asked], list[str]
         for name in names:
             entries = plain(variables.get(name, []))
             if not isinstance(entries, list):
-                return None, [f"{name}: is no list of {option}, but {type(entries).__name__}."]
+                if entries is None:
+                    return None, [f"{name}: is empty; write [] for none, or leave it out."]
+                return None, _fleet_shape.wrong(name, entries, _language.OPTIONS[option])
             options[option] += entries
             at += [f"{name}[{number}]" for number in range(len(entries))]
     options.update({option: plain(variables[name]) for name, option in _OTHERS.items() if name in variables})
+    # What is no boolean would be taken for false by the playbook.
+    found = _fleet_shape.wrong("vmnet_exclusive", plain(variables.get("vmnet_exclusive")), {"type": "bool"})
+    if found:
+        return None, found
     judged = ArgumentSpecValidator(_language.OPTIONS).validate(options)
     if judged.error_messages:
-        return None, [_readable(message) for message in judged.error_messages]
+        return None, _misshapen(options, places) or [_readable(message) for message in judged.error_messages]
     told = judged.validated_parameters
     inventory = _inventory.read(
         told["networks"],
@@ -85,6 +92,20 @@ def read(variables: t.Mapping[str, t.Any]) -> tuple[t.Optional[Asked], list[str]
     if unknown:
         return None, [f"vmnet_fleet_checks: {unknown[0]!r} is no check; choose of {', '.join(_fleet.CHECKS)}."]
     return Asked(inventory, lan if isinstance(lan, dict) else str(lan), tuple(checks)), []
+
+
+def _misshapen(options: Options, places: tuple[list[str], list[str]]) -> list[str]:
+    """What Ansible refuses, in words that say where it is."""
+    found: list[str] = []
+    for option, at in zip(("networks", "guests"), places):
+        element = {"type": "dict", "options": _language.OPTIONS[option]["options"]}
+        for where, entry in zip(at, options[option]):
+            scenario = entry.get("scenario") if isinstance(entry, dict) else None
+            words = _language.WORDS.get(str(scenario)) if option == "networks" else None
+            found += _fleet_shape.wrong(where, entry, element, words)
+    for name, option in _OTHERS.items():
+        found += _fleet_shape.wrong(name, options.get(option), _language.OPTIONS[option])
+    return found
 
 
 def _readable(message: str) -> str:

@@ -170,6 +170,13 @@ def given(options: t.Mapping[str, t.Any]) -> Options:
     return {name: value for name, value in options.items() if value is not None}
 
 
+def as_written(value: t.Any) -> t.Any:
+    """A value without all that Ansible has added to it."""
+    if isinstance(value, dict):
+        return {name: as_written(each) for name, each in value.items() if each is not None}
+    return [as_written(each) for each in value] if isinstance(value, list) else value
+
+
 def complete(options: Options, *layers: t.Mapping[str, t.Any]) -> Options:
     """The options of a module as its own task would have them after Ansible has looked at them; later layers win."""
     values: Options = {}

@@ -95,7 +95,7 @@ def _check_words(network: Network, problems: Problems) -> None:
         having = [scenario for scenario in _language.SCENARIOS if word in _language.WORDS[scenario]]
         problems.add(
             f"{network.where}.{word}",
-            network.entry[word],
+            _language.as_written(network.entry[word]),
             f"is nothing that a network of scenario {network.scenario} has"
             + (f"; it is for {' and '.join(having)}. Leave it out, or change the scenario." if having else "."),
         )

@@ -57,11 +57,66 @@ def test_what_is_wrong_on_a_host_is_told_before_it_is_reached() -> None:
     assert set(found) == set(wrong)
     assert "cpus" in found["types"][0]
     assert "subnett" in found["words"][0]
-    assert found["list"] == ["vmnet_networks: is no list of networks, but dict."]
+    assert found["list"] == ["vmnet_networks: is a dictionary and must be a list, each entry after a dash."]
     assert found["place"][0].startswith("vmnet_guests_extra[0].nics[0].network: 'lam' is no network of this host")
     assert found["ports"][0].startswith("vmnet_networks[0].port_security_options.ports[0]: ")
     assert found["check"][0].startswith("vmnet_fleet_checks: 'subnet' is no check")
     assert all(text.endswith(".") for texts in found.values() for text in texts)
+
+
+def test_what_ansible_would_refuse_without_a_place_has_one() -> None:
+    wrong: dict[str, tuple[dict[str, t.Any], str]] = {
+        "typo": (
+            {"vmnet_networks": [NAT], "vmnet_networks_extra": [{**NAT, "portforwards": []}]},
+            "vmnet_networks_extra[0].portforwards: there is no such option; perhaps port_forwards is meant.",
+        ),
+        "deep": (
+            {"vmnet_networks": [{**NAT, "guests": [{"name": "a"}, {"name": "b", "mem": 64}]}]},
+            "vmnet_networks[0].guests[1].mem: there is no such option; perhaps memory is meant.",
+        ),
+        "number": (
+            {"vmnet_guests": [{"name": "a", "cpus": "many"}]},
+            "vmnet_guests[0].cpus: 'many' is no whole number.",
+        ),
+        "text": (
+            {"vmnet_networks": [{**NAT, "taps": ["t1"]}]},
+            "vmnet_networks[0].taps[0]: is a text and must be a dictionary, as in {name: ...}.",
+        ),
+        "count": (
+            {"vmnet_networks": [{**NAT, "taps": 3}]},
+            "vmnet_networks[0].taps: is the value 3 and must be a list, each entry after a dash.",
+        ),
+        "missing": (
+            {"vmnet_networks": [{"name": "a"}]},
+            "vmnet_networks[0].scenario: is missing, one of private, routed, nat, l2.",
+        ),
+        "choice": (
+            {"vmnet_networks": [NAT, {"name": "a", "scenario": "bridged"}]},
+            "vmnet_networks[1].scenario: 'bridged' is none of its values, which are private, routed, nat, l2.",
+        ),
+        "state": (
+            {"vmnet_networks": [NAT], "vmnet_state": "gone"},
+            "vmnet_state: 'gone' is none of its values, which are present, absent.",
+        ),
+        "exclusive": (
+            {"vmnet_networks": [NAT], "vmnet_exclusive": "maybe"},
+            "vmnet_exclusive: 'maybe' is neither true nor false.",
+        ),
+        "empty": ({"vmnet_networks": None}, "vmnet_networks: is empty; write [] for none, or leave it out."),
+    }
+    found = fleet_check({host: variables for host, (variables, _text) in wrong.items()}, list(wrong))["problems"]
+    assert found == {host: [text] for host, (_variables, text) in wrong.items()}
+
+
+def test_what_ansible_makes_fit_is_taken() -> None:
+    taken = {"vmnet_persistent": True, "vmnet_exclusive": "yes", "vmnet_guests": [{"name": "a", "cpus": "2"}]}
+    assert fleet_check({"one": taken}, ["one"])["problems"] == {}
+
+
+def test_a_word_of_another_scenario_is_told_as_it_was_written() -> None:
+    closed = {"name": "a", "scenario": "private", "dhcp": {"domain": "lab"}}
+    (text,) = fleet_check({"one": {"vmnet_networks": [closed]}}, ["one"])["problems"]["one"]
+    assert text.startswith("vmnet_networks[0].dhcp: {'domain': 'lab'} is nothing that")
 
 
 def test_secrets_are_not_told() -> None:
@@ -76,6 +131,8 @@ def test_hosts_are_chosen_by_their_uplinks() -> None:
     assert fleet_hosts(HOSTS, list(HOSTS), "returning") == ["out", "gone"]
     assert fleet_hosts(HOSTS, list(HOSTS), "plain") == ["one", "two", "free", "gone", "nothing", "broken"]
     assert fleet_hosts(HOSTS, ["one"], "uplinked") == NOBODY
+    assert fleet_hosts(HOSTS, ["out", "one", "two"], "first") == ["one", "two", "out"]
+    assert fleet_hosts(HOSTS, ["out"], "first") == NOBODY
     assert fleet_hosts({}, ["one", "out"], "plain") == ["one", "out"]
 
 
