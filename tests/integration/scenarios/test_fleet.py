@@ -164,10 +164,11 @@ def heard(host: hosts.Host) -> int:
 
 
 def begin_to_talk(host: hosts.Host) -> None:
-    in_guest(host, "two", "setsid sh -c 'busybox nc -l -p 5000 >/tmp/heard' >/dev/null 2>&1 &")
+    # A listener that has nothing to say, and will not say so, since that would end the connection.
+    in_guest(host, "two", "setsid sh -c 'sleep 100000 | busybox nc -l -p 5000 >/tmp/heard' >/dev/null 2>&1 &")
     words = "while :; do echo x; sleep 0.2; done | busybox nc 10.1.0.2 5000"
     in_guest(host, "one", f"sleep 1; setsid sh -c '{words}' >/dev/null 2>&1 &")
-    wait_until(lambda: heard(host) > 0, 60, "the talkers' first words")
+    wait_until(lambda: heard(host) > 5, 60, "the talkers' first words")
 
 
 def identities(host: hosts.Host) -> t.Any:
