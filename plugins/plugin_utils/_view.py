@@ -139,8 +139,9 @@ def _silent(name: str, problem: str, *, reachable: bool) -> Host:
 
 
 def _system(host: Data) -> str:
-    kernel = _text(host, "kernel")
-    return " · ".join(word for word in (kernel and f"Linux {kernel}", _text(host, "service_manager")) if word)
+    kernel, manager = _text(host, "kernel"), _text(host, "service_manager")
+    told = "no service manager" if manager == "none" else manager
+    return " · ".join(word for word in (kernel and f"Linux {kernel}", told) if word)
 
 
 # Networks

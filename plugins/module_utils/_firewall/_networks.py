@@ -143,7 +143,7 @@ class Networks(Resource[Firewall]):
             done.append(change)
 
     def render(self, state: Firewall) -> dict[str, dict[str, t.Any]]:
-        rendered = {name: _render(state, name) for name in state.plans}
+        rendered = {entry.name: _render(state, entry.name) for entry in self._entries}
         return {name: item for name, item in rendered.items() if item["backend"]}
 
     def facts(self, state: Firewall) -> dict[str, t.Any]:
@@ -344,23 +344,28 @@ def _need(plan: Plan, host: Surroundings) -> _sysctl.Need:
 
 
 def _render(state: Firewall, name: str) -> dict[str, t.Any]:
-    network = state.plans[name].network
     table = state.parts.get(_parts.table_key(name))
     places = {
         part: content
         for part, content in state.parts.items()
         if isinstance(part, Place) and part.network == name and content
     }
-    return {
+    found = {
         "backend": _backend_found(table, places),
+        "table": table.splitlines() if table else [],
+        "iptables": {f"{part.world} {part.table}": _lines(content) for part, content in places.items()},
+    }
+    if name not in state.plans:
+        return found  # one that goes: what it was asked to be, its rules do not say
+    network = state.plans[name].network
+    return {
+        **found,
         "bridge": network.bridge,
         "sources": list(network.sources),
         "out_interfaces": {"ipv4": network.uplink4, "ipv6": network.uplink6},
         "masquerade": network.masquerade,
         "lan_routes": list(state.lan_routes[name]),
         "host_access": network.host_access.value,
-        "table": table.splitlines() if table else [],
-        "iptables": {f"{part.world} {part.table}": _lines(content) for part, content in places.items()},
         "settings": {
             key: state.parts[Setting(key)] for key in state.settings.get(name, ()) if Setting(key) in state.parts
         },

@@ -112,7 +112,7 @@ def present(lab: Lab, subjects: Subjects, outcome: Outcome) -> dict[str, t.Any]:
     after: _Items = {}
     if changes:
         before = _together((each.plural, each.render(had)) for each, had in zip(outcome.resources, outcome.have))
-        after = _together(shown.items())
+        after = _with_ports(_together(shown.items()))
     result["diff"] = {"before": _differing(before, after), "after": _differing(after, before)}
     return result
 
@@ -152,6 +152,18 @@ def _together(shown: t.Iterable[tuple[str, t.Mapping[str, t.Any]]]) -> dict[str,
             plural = plural[len(word) :] if plural.startswith(word) else plural
         found.setdefault(plural, {}).update(items)
     return {plural: items for plural, items in found.items() if items}
+
+
+def _with_ports(items: dict[str, t.Any]) -> dict[str, t.Any]:
+    """With the taps among the ports of bridges: what is only planned, each kind says without the kinds after it."""
+    taps: dict[str, set[str]] = {}
+    for name, tap in items.get("taps", {}).items():
+        taps.setdefault(tap["bridge"] or "", set()).add(name)
+    bridges = {
+        name: {**bridge, "ports": sorted({*bridge["ports"], *taps.get(name, ())})}
+        for name, bridge in items.get("bridges", {}).items()
+    }
+    return {**items, "bridges": bridges} if bridges else items
 
 
 def _differing(items: _Items, others: _Items) -> _Items:

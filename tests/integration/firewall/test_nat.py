@@ -54,6 +54,9 @@ def test_guests_leave_with_the_hosts_address_and_absent_leaves_nothing(lab: Lab,
     predicted = lab.host.converge("nat_masquerade", {"name": "lab", "state": "absent"}, check=True)
     removed = lab.host.converge("nat_masquerade", {"name": "lab", "state": "absent"})
     assert removed["actions"] == predicted["actions"] != []
+    assert removed["diff"] == predicted["diff"]
+    assert "masquerade" in str(removed["diff"]["before"]["networks"]["lab"]).lower()
+    assert removed["diff"]["after"]["networks"] == {}
     assert removed["network"] is None
     assert lab.dump() == before
     assert lab.refused("guest", LAN4)

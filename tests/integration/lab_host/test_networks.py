@@ -53,6 +53,8 @@ def test_networks_are_foretold_made_left_alone_and_removed(connected: Host) -> N
 
     made = host.converge("lab_host", {"networks": NETWORKS})
     assert made["actions"] == foretold["actions"]
+    assert made["diff"]["after"]["bridges"] == foretold["diff"]["after"]["bridges"]
+    assert made["diff"]["after"]["bridges"]["lhnat0"]["ports"] == ["lhn0", "lhn1"]
     assert host.addresses("lhnat0") == ["10.61.0.1/24"]
     assert host.addresses("lhrouted0") == ["10.62.0.1/24", "fd00:62::1/64"]
     assert (host.link("lhn1") or {})["master"] == "lhnat0"
@@ -67,7 +69,9 @@ def test_networks_are_foretold_made_left_alone_and_removed(connected: Host) -> N
     assert not [action for action in networks["lhprivate"]["actions"] if "lhnat" in action]
 
     host.assert_rests("lab_host", {"networks": NETWORKS})
-    host.converge("lab_host", {"networks": NETWORKS, "state": "absent"})
+    gone = host.converge("lab_host", {"networks": NETWORKS, "state": "absent"})
+    assert set(gone["diff"]["before"]["rules"]) == {"lhnat", "lhrouted"}
+    assert gone["diff"]["before"]["rules"]["lhnat"]["table"][0] == "table inet labspan_lhnat {"
     assert host.dump() == before
 
 
@@ -88,6 +92,8 @@ def test_a_network_may_have_all_that_another_one_had(connected: Host) -> None:
     foretold = host.converge("lab_host", renamed, check=True)
     made = host.converge("lab_host", renamed)
     assert made["actions"] == foretold["actions"]
+    assert made["diff"]["after"]["bridges"] == foretold["diff"]["after"]["bridges"]
+    assert made["diff"]["after"]["bridges"]["lhnat0"]["ports"] == ["lhn0", "lhn1"]
     assert host.addresses("lhnat0") == ["10.61.0.1/24"]
     assert (host.link("lhn0") or {})["ifalias"] == "labspan.vmnet:lhother"
     assert (host.link("lhn0") or {})["ifindex"] == index, "a tap is handed over, because a guest may hold it"
