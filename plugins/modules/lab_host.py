@@ -14,6 +14,8 @@ description:
     M(labspan.vmnet.nat_masquerade), M(labspan.vmnet.dhcp_server), M(labspan.vmnet.port_security), M(labspan.vmnet.guest_account)
     and M(labspan.vmnet.qemu_guest) do for one part each, with the same planners. The host is read once; there is one plan and one diff. If
     anything fails, all of it is undone.
+  - The collection's C(docs/fleet.md) describes the language of O(networks) and O(guests), and the playbook C(labspan.vmnet.site) that hands
+    an inventory's variables to this module.
   - What the task takes away goes first, so that a network may have the subnet, the bridge or the taps of one that it replaces.
   - A network whose scenario changes keeps its bridge and its taps, and guests on it stay up.
   - The uplink of a network of the scenario V(l2) is not moved by this module. M(labspan.vmnet.bridge_uplink) does that, because the move has

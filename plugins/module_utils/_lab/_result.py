@@ -114,6 +114,8 @@ def present(lab: Lab, subjects: Subjects, outcome: Outcome) -> dict[str, t.Any]:
         before = _together((each.plural, each.render(had)) for each, had in zip(outcome.resources, outcome.have))
         after = _with_ports(_together(shown.items()))
     result["diff"] = {"before": _differing(before, after), "after": _differing(after, before)}
+    if changes:  # Ansible prints this below the difference
+        result["diff"]["prepared"] = "".join(f"- {action}\n" for action in outcome.actions)
     return result
 
 
