@@ -18,7 +18,7 @@ pytestmark = pytest.mark.one_interpreter
 _CLOSE = """
 import sys
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _closed
-wanted = _closed.want({"lab": sys.argv[1]})
+wanted = _closed.want({"lab": sys.argv[1]}, _closed.read(["lab"]))
 _closed.apply("lab", wanted["lab"] if sys.argv[2] == "close" else _closed.OPEN)
 assert (_closed.read(["lab"]) == wanted) == (sys.argv[2] == "close")
 """
