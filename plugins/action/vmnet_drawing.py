@@ -30,7 +30,7 @@ class ActionModule(ActionBase):
         """Write what is not drawn yet."""
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         validate = t.cast("t.Callable[..., t.Any]", self.validate_argument_spec)
-        _, options = validate(argument_spec=OPTIONS)
+        _validation, options = validate(argument_spec=OPTIONS)
         directory = pathlib.Path(options["path"]).absolute()
         try:
             files = _drawings.drawings(options["hosts"], options["title"])

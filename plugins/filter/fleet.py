@@ -102,7 +102,7 @@ def _look(hostvars: Variables, host: str) -> tuple[t.Optional[Asked], list[str]]
 def _is_asked(hostvars: Variables, host: str) -> bool:
     try:
         return _fleet_variables.is_asked(hostvars[host])
-    except Exception:
+    except Exception:  # whatever a template of somebody else's does; the host's own task will tell
         return True
 
 

@@ -127,7 +127,7 @@ def run(
             lambda: build(module.params),
             check_mode=module.check_mode,
             warnings=warnings,
-            present=present or result_of,
+            present=present,
             foresight=present is not None,
         )
     except LabspanError as error:

@@ -187,12 +187,13 @@ def _read(key: str) -> t.Optional[str]:
     path = os.path.join(SETTINGS, key)
     if world is None or path in world.texts:
         return read_text(path, strip=True)
-    _net, _version, _conf, interface, name = key.split("/")
+    _net, version, _conf, interface, name = key.split("/")
     if world.is_gone(interface):
         return None
-    if interface in world.made:  # a bridge of ours, which never configures itself from advertisements
-        version = key.split("/")[1]
-        return "0" if name == _ACCEPT_RA else read_text(f"{SETTINGS}/net/{version}/conf/default/{name}", strip=True)
+    if interface in world.made:
+        if name == _ACCEPT_RA:  # a bridge of ours never configures itself from advertisements
+            return "0"
+        path = f"{SETTINGS}/net/{version}/conf/default/{name}"
     return read_text(path, strip=True)
 
 

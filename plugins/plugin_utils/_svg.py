@@ -78,7 +78,7 @@ def _entry(entry: Entry) -> Lines:
 
 def _description(page: Page) -> str:
     """The drawing in words."""
-    hosts = [panel.host for _, panel in page.panels]
+    hosts = [panel.host for _box, panel in page.panels]
     sentences = []
     for host in hosts[:50]:
         if host.problem:
@@ -86,7 +86,7 @@ def _description(page: Page) -> str:
             continue
         networks = []
         for network in host.networks:
-            names = ", ".join(endpoint.name for endpoint, _ in host.on(network)[:50])
+            names = ", ".join(endpoint.name for endpoint, _nic in host.on(network)[:50])
             networks.append(f"{network.name} ({network.word}) with {names or 'nobody'}")
         sentences.append(f"{host.name}: {'; '.join(networks) or 'no networks'}.")
     return " ".join(sentences) or "No hosts."
@@ -125,8 +125,8 @@ def _panel(number: int, box: Box, panel: Panel) -> Lines:
     else:
         yield _text(panel.left, 54, style.cut(panels.summary(host), room, style.SMALL), style.SMALL, "soft")
     wider = box.width - panel.width
-    for bar in panel.bars:
-        yield from _bar(Bar(bar.box._replace(width=bar.box.width + wider), bar.network))
+    for each in panel.bars:
+        yield from _bar(each._replace(box=each.box._replace(width=each.box.width + wider)))
     for place, card in enumerate(panel.cards):
         yield from _card(f"vmnet-host-{number}-card-{place}", card, host.networks)
     for note in panel.notes:
@@ -143,8 +143,8 @@ def _note(note: Note, width: float) -> Lines:
     yield _text(x, y, text, style.SMALL, "alarm" if note.is_alarm else "soft", full=note.text)
 
 
-def _bar(bar: Bar) -> Lines:
-    box, network = bar
+def _bar(drawn: Bar) -> Lines:
+    box, network = drawn
     ink = f"on-{network.scenario}"
     yield _rectangle(box, network.scenario, 6, full=_network_words(network))
     badge = style.text_width(network.word, style.SMALL) + 16
@@ -168,7 +168,7 @@ def _network_words(network: Network) -> str:
 
 
 def _card(name: str, card: Card, networks: t.Sequence[Network]) -> Lines:
-    box, endpoint, _ = card
+    box, endpoint, _lines = card
     yield f'<g id="{name}">'
     yield _rectangle(box, "card" if endpoint.runs else "card away", 6, full=_endpoint_words(endpoint))
     yield from _lamp((box.x + 15, box.y + 17), endpoint)

@@ -130,7 +130,7 @@ def _line_of(text: str, room: float) -> str:
 
 def _bands(host: Host) -> list[list[Endpoint]]:
     """Who hangs below each bar, and at last those that hang on none."""
-    bands: list[list[Endpoint]] = [[] for _ in range(len(host.networks) + 1)]
+    bands: list[list[Endpoint]] = [[] for _place in range(len(host.networks) + 1)]
     for endpoint in host.endpoints:
         bands[min(_places(host, endpoint), default=len(host.networks))].append(endpoint)
     for band in bands:
@@ -155,7 +155,7 @@ def _compose(host: Host, card: float, columns: int) -> Panel:
     used = max((math.ceil(len(band) / deep) for band, deep in zip(bands, rows) if deep), default=0)
     starts, end = [panel.left], panel.left
     for column in range(used):
-        slots = max((slot + 1 for (at, _, _), slot in lanes.items() if at == column), default=0)
+        slots = max((slot + 1 for (at, _band, _place), slot in lanes.items() if at == column), default=0)
         end = starts[-1] + INDENT + card + (BESIDE_LANES + LANE * slots if slots else 0)
         starts.append(starts[-1] + INDENT + card + BESIDE_LANES + LANE * slots)
     inner = max(end - panel.left, _bars_width(host), _header_width(host))
@@ -163,7 +163,7 @@ def _compose(host: Host, card: float, columns: int) -> Panel:
     seats = _place(panel, bands, rows, starts, card)
     _hang(panel, seats, lanes, starts, card)
     _lead_out(panel, ways)
-    y = max([HEADER, *(bar.box.bottom + BELOW_BARE_BAR for bar in panel.bars)])
+    y = max([HEADER, *(each.box.bottom + BELOW_BARE_BAR for each in panel.bars)])
     y = max([y, *(seat.card.box.bottom + BELOW_CARDS for seat in seats)])
     for text in host.warnings:
         y = _write(panel, text, y + 8, 3, is_alarm=True)
@@ -274,7 +274,7 @@ def _is_bridge(host: Host, name: str) -> bool:
 
 
 def _lead_out(panel: Panel, ways: t.Mapping[str, t.Sequence[int]]) -> None:
-    index = {bar.network.bridge: number for number, bar in enumerate(panel.bars)}
+    index = {each.network.bridge: number for number, each in enumerate(panel.bars)}
     jacks = [name for name in ways if name not in index]
     right = PADDING - 8
     for slot, (name, numbers) in enumerate(ways.items()):
@@ -295,19 +295,19 @@ def _lead_out(panel: Panel, ways: t.Mapping[str, t.Sequence[int]]) -> None:
                 Wire(((jack.plug, jack.box.bottom), (jack.plug, bend), (x, bend), (x, max(ends))), "lan")
             )
         for number, end in zip([each for each in numbers if each != index.get(name)], ends):
-            bar = panel.bars[number]
-            panel.wires.append(Wire(((x, end), (bar.box.x, end)), bar.network.scenario))
-            panel.dots.append(Dot((x, end), bar.network.scenario))
-            panel.signs.append(Sign((bar.box.x - 12, end), bar.network.scenario))
+            box, network = panel.bars[number]
+            panel.wires.append(Wire(((x, end), (box.x, end)), network.scenario))
+            panel.dots.append(Dot((x, end), network.scenario))
+            panel.signs.append(Sign((box.x - 12, end), network.scenario))
     if panel.jacks:
         panel.width = max(panel.width, panel.jacks[-1].box.right + PADDING)
         panel.bars = [
-            Bar(bar.box._replace(width=panel.width - PADDING - panel.left), bar.network) for bar in panel.bars
+            each._replace(box=each.box._replace(width=panel.width - PADDING - panel.left)) for each in panel.bars
         ]
 
 
-def _middle(bar: Bar) -> float:
-    return bar.box.y + bar.box.height / 2
+def _middle(drawn: Bar) -> float:
+    return drawn.box.y + drawn.box.height / 2
 
 
 # Texts that panels must have room for

@@ -8,6 +8,7 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
+import functools
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _interfaces, _link_text
@@ -39,14 +40,7 @@ def lasting(bridges: Bridges, options: t.Sequence[Options]) -> list[Resource[t.A
 
 def items_of(bridges: Bridges, options: t.Sequence[Options]) -> t.Callable[[], t.Sequence[Item]]:
     """What the options say about the lasting of the bridges, found out when it is first asked for."""
-    found: list[Item] = []
-
-    def items() -> t.Sequence[Item]:
-        if not found:
-            found.extend(_interfaces.lasting_items("bridge", bridges.wanted(), options))
-        return found
-
-    return items
+    return functools.cache(lambda: _interfaces.lasting_items("bridge", bridges.wanted(), options))
 
 
 class BridgeFiles(InterfaceFiles):

@@ -8,6 +8,7 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
+import functools
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _interfaces, _link_text
@@ -34,13 +35,10 @@ def lasting(sources: t.Sequence[tuple[TapDevices, t.Sequence[Options]]]) -> tupl
 
 def items_of(sources: t.Sequence[tuple[TapDevices, t.Sequence[Options]]]) -> t.Callable[[], t.Sequence[Item]]:
     """What the options say about the lasting of the taps, found out when it is first asked for."""
-    found: list[Item] = []
 
+    @functools.cache
     def items() -> t.Sequence[Item]:
-        if not found:
-            for taps, options in sources:
-                found.extend(_interfaces.lasting_items("tap", taps.wanted(), options))
-        return found
+        return [item for taps, options in sources for item in _interfaces.lasting_items("tap", taps.wanted(), options)]
 
     return items
 

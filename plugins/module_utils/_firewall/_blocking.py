@@ -118,29 +118,27 @@ def _of_xtables(world: World, saved: Saved, traffic: Traffic) -> Blocker:
 
 
 def _of_firewalld(chain: BaseChain, traffic: Traffic) -> Blocker:
-    network = traffic.network
-    return Blocker(
-        network.name,
-        "nftables",
-        chain.table.family,
-        chain.table.name,
-        chain.name,
+    bridge = traffic.network.bridge
+    return _of_chain(
+        chain,
+        traffic,
         "firewalld",
-        f"firewalld rejects {traffic.what}, unless a zone or policy of it says otherwise. Put {network.bridge} into a "
-        "zone of its own, with a policy from it to the others that accepts.",
+        f"firewalld rejects {traffic.what}, unless a zone or policy of it says otherwise. Put {bridge} into a zone of "
+        "its own, with a policy from it to the others that accepts.",
     )
 
 
 def _of_nftables(chain: BaseChain, traffic: Traffic) -> Blocker:
-    network = traffic.network
     known = makers(Survey((chain,), {}))
-    return Blocker(
-        network.name,
-        "nftables",
-        chain.table.family,
-        chain.table.name,
-        chain.name,
+    return _of_chain(
+        chain,
+        traffic,
         known[0] if known else None,
         f"the chain {chain.name} of the nftables table {chain.table} drops {traffic.what} (policy drop), and no rule "
-        f"in another table can undo that. Accept what enters and leaves {network.bridge} in that chain.",
+        f"in another table can undo that. Accept what enters and leaves {traffic.network.bridge} in that chain.",
     )
+
+
+def _of_chain(chain: BaseChain, traffic: Traffic, manager: t.Optional[str], text: str) -> Blocker:
+    table = chain.table
+    return Blocker(traffic.network.name, "nftables", table.family, table.name, chain.name, manager, text)

@@ -34,12 +34,10 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import (
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab import (
     _exclusive,
-    _inventory,
     _language,
     _removed,
     _result,
     _scenarios,
-    _validation,
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._language import L2
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._scenarios import Lab
@@ -87,18 +85,19 @@ class LabHost:
 
 def _expand(params: Options) -> Lab:
     """What each module would be told; refuses what cannot be right."""
-    inventory = _inventory.read(
+    lab = _scenarios.expand(
         params["networks"],
         params["guests"],
         state=params["state"],
         account=params["account"],
         persistent=params["persistent"],
         identity=_values.host_identity(),
+        protected=_protected,
+        parts=params["parts"],
     )
-    _validation.check(inventory)
     if params["exclusive"] and set(params["parts"]) != set(_language.PARTS):
         raise InvalidInput("exclusive", True, "goes with both parts: what is left out is not known to be unwanted.")
-    return _scenarios.only(_scenarios.of(inventory, protected=_protected), params["parts"])
+    return lab
 
 
 class _Composer:

@@ -121,17 +121,6 @@ def _taps(network: str, number: int) -> list[dict[str, str]]:
     return [{"name": f"{network}t{index}"} for index in range(number)]
 
 
-@pytest.fixture
-def connected(host: Host) -> Host:
-    """A host with a way out."""
-    host.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "far0")
-    host.run("ip", "address", "add", "192.0.2.2/24", "dev", "up0")
-    for name in ("up0", "far0"):
-        host.run("ip", "link", "set", name, "up")
-    host.run("ip", "route", "add", "default", "via", "192.0.2.1")
-    return host
-
-
 def test_a_rerun_takes_along_what_it_needs_whatever_the_number_of_taps_and_guests(
     connected: Host, archive: pathlib.Path
 ) -> None:

@@ -18,17 +18,6 @@ PRIVATE = {"name": "lhprivate", "scenario": "private", "taps": [{"name": "lhp0"}
 NETWORKS = [NAT, ROUTED, PRIVATE]
 
 
-@pytest.fixture
-def connected(host: Host) -> Host:
-    """A host with a way out."""
-    host.run("ip", "link", "add", "up0", "type", "veth", "peer", "name", "far0")
-    host.run("ip", "address", "add", "192.0.2.2/24", "dev", "up0")
-    for name in ("up0", "far0"):
-        host.run("ip", "link", "set", name, "up")
-    host.run("ip", "route", "add", "default", "via", "192.0.2.1")
-    return host
-
-
 def named(entries: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     return {entry["name"]: entry for entry in entries}
 

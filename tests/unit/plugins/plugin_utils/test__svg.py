@@ -64,7 +64,7 @@ def crosses(wire: Wire, box: Box) -> bool:
         and max(a[0], b[0]) > box.x
         and min(a[1], b[1]) < box.bottom
         and max(a[1], b[1]) > box.y
-        for a, b, _ in segments([wire])
+        for a, b, _colour in segments([wire])
     )
 
 
@@ -74,13 +74,13 @@ def is_within(inner: Box, width: float, height: float) -> bool:
 
 def faults(drawn: Page) -> list[str]:
     found = []
-    if overlaps([box for box, _ in drawn.panels]):
+    if overlaps([box for box, _panel in drawn.panels]):
         found.append("panels overlap")
-    if any(overlaps([lan, box]) for lan in drawn.lan for box, _ in drawn.panels):
+    if any(overlaps([lan, box]) for lan in drawn.lan for box, _panel in drawn.panels):
         found.append("the LAN lies on a panel")
-    if not all(is_within(box, drawn.width, drawn.height) for box, _ in drawn.panels):
+    if not all(is_within(box, drawn.width, drawn.height) for box, _panel in drawn.panels):
         found.append("a panel leaves the page")
-    if any(crosses(wire, box) for wire in drawn.wires for box, _ in drawn.panels):
+    if any(crosses(wire, box) for wire in drawn.wires for box, _panel in drawn.panels):
         found.append("a wire of the LAN crosses a panel")
     for box, panel in drawn.panels:
         found += _faults_within(box, panel)
@@ -88,7 +88,7 @@ def faults(drawn: Page) -> list[str]:
 
 
 def _faults_within(box: Box, panel: Panel) -> t.Iterator[str]:
-    bars = [bar.box for bar in panel.bars]
+    bars = [each.box for each in panel.bars]
     cards = [card.box for card in panel.cards]
     if overlaps([*bars, *cards]):
         yield f"{panel.host.name}: bars or cards overlap"
@@ -103,7 +103,11 @@ def _faults_within(box: Box, panel: Panel) -> t.Iterator[str]:
     for wire in panel.wires:
         if any(crosses(wire, card) for card in cards):
             yield f"{panel.host.name}: a wire crosses a card"
-        if len(wire.points) == 2 and wire.points[0][1] == wire.points[1][1] and any(crosses(wire, bar) for bar in bars):
+        if (
+            len(wire.points) == 2
+            and wire.points[0][1] == wire.points[1][1]
+            and any(crosses(wire, each) for each in bars)
+        ):
             yield f"{panel.host.name}: a wire runs along a bar"
 
 
@@ -137,11 +141,11 @@ def joined(panel: Panel) -> list[tuple[str, set[str]]]:
                 if is_joined and other[0][0] == other[1][0] and other[2] == line[2]:
                     todo.append(other)
         bridges = {
-            bar.network.bridge
-            for bar in panel.bars
+            each.network.bridge
+            for each in panel.bars
             for line in reached
             for point in line[:2]
-            if point[1] in (bar.box.y, bar.box.bottom) and bar.box.x <= point[0] <= bar.box.right
+            if point[1] in (each.box.y, each.box.bottom) and each.box.x <= point[0] <= each.box.right
         }
         found.append((card.endpoint.name, bridges))
     return found
@@ -159,7 +163,7 @@ def test_nothing_lies_on_anything_else(name: str) -> None:
 
 @pytest.mark.parametrize("name", LABS)
 def test_every_guest_is_drawn_once_and_joined_to_its_networks_alone(name: str) -> None:
-    for _, panel in page(LABS[name]).panels:
+    for _box, panel in page(LABS[name]).panels:
         assert sorted(card.endpoint.name for card in panel.cards) == sorted(each.name for each in panel.host.endpoints)
         assert joined(panel) == meant(panel)
 
@@ -169,7 +173,7 @@ def test_every_guest_is_drawn_once_and_joined_to_its_networks_alone(name: str) -
 def test_whatever_a_fleet_holds_is_drawn_that_way(fleet: dict[str, t.Any]) -> None:
     drawn = page(fleet)
     assert faults(drawn) == []
-    for _, panel in drawn.panels:
+    for _box, panel in drawn.panels:
         assert len(panel.cards) == len(panel.host.endpoints)
         assert joined(panel) == meant(panel)
 
