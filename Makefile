@@ -62,7 +62,8 @@ test-all: test sweeps sanity-all benchmark ## Run everything there is: the long 
 
 # Lint: independent steps side by side, each printed whole when it ends.
 
-LINTERS := lint-ruff lint-mypy lint-yaml lint-ansible lint-docs lint-changelog lint-licences lint-galaxy sanity
+SANITY := sanity-pylint sanity-imports-oldest sanity-imports-newest sanity-rest
+LINTERS := $(SANITY) lint-ansible lint-mypy lint-galaxy lint-docs lint-ruff lint-yaml lint-changelog lint-licences
 
 .PHONY: lint
 lint: ## Check style, types, documentation, licences, packaging, and run ansible-test sanity
@@ -107,12 +108,17 @@ lint-galaxy:
 	@echo "-- ansible-galaxy collection build, galaxy-importer"
 	@tests/galaxy.sh
 
-sanity: ## Run ansible-test sanity on every Python that is here
-	@echo "-- ansible-test sanity"
-	@tests/sanity.sh
+# Imports and compilation: of managed hosts on the oldest Python, and of the controller's parts on its own.
+sanity-imports-oldest sanity-imports-newest: sanity-imports-%:
+	@echo "-- ansible-test sanity: imports on $$(.venv/$*/bin/python -V)"
+	@tests/sanity.sh imports "$$(.venv/$*/bin/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')"
+
+sanity-pylint sanity-rest: sanity-%:
+	@echo "-- ansible-test sanity: $*"
+	@tests/sanity.sh "$*"
 
 .PHONY: sanity-all
-sanity-all: ## Run ansible-test sanity of each ansible-core
+sanity-all: ## Run ansible-test sanity of each ansible-core, on every Python that is here
 	@for core in .venv/core-*; do echo "-- ansible-test sanity, $$core"; LABSPAN_CORE="$$core" tests/sanity.sh; done
 
 # Each ansible-core, and the oldest managed host (Python 3.9 where there is one, pyroute2 0.7.2), side by side.
