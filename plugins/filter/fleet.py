@@ -54,6 +54,7 @@ def fleet_check(hostvars: Variables, hosts: t.Sequence[str]) -> dict[str, t.Any]
 
 def fleet_hosts(hostvars: Variables, hosts: t.Sequence[str], kind: str) -> t.Union[str, list[str]]:
     """The hosts of a kind: C(plain) have no uplink to be moved, C(uplinked) have, C(returning) get their card back.
+    C(l2) are either of the last two.
 
     C(first) are those that are plain, if there are any, and one that is uplinked.
     """
@@ -124,6 +125,8 @@ def _uplinks_are_present(hostvars: Variables, host: str) -> list[bool]:
 
 
 def _is_kind(uplinks: t.Sequence[bool], kind: str) -> bool:
+    if kind == "l2":
+        return bool(uplinks)
     if kind == "returning":
         return not all(uplinks)
     return any(uplinks) == (kind == "uplinked")

@@ -130,8 +130,9 @@ options:
   force:
     description:
       - "Take over a bridge that belongs to another network of this collection, or has a name that another program uses."
-      - "With O(state=absent): also when the bridge has other ports, which lose their network, and when it was not made by
-        this collection."
+      - "With O(state=absent): also when the bridge has other ports, which lose their network, when it was not made by
+        this collection, and when somebody else changed the files that were written for it. Those are kept in
+        C(/var/lib/labspan/uplink) before the files of before come back."
     type: bool
     default: false
   transaction:

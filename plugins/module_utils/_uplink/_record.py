@@ -28,6 +28,10 @@ class Kept:
     digest: t.Optional[str]
     """SHA-256 of what was written; None for a file that was taken away."""
 
+    def is_edited(self, content: t.Optional[str]) -> bool:
+        """Whether a file with this content is neither the one that was written nor the one of before."""
+        return content not in (None, self.before.content) and digest(content) != self.digest
+
 
 @dataclasses.dataclass(frozen=True)
 class Record:
@@ -49,6 +53,11 @@ class Record:
         kept += [Kept(known.get(file.path) or keep(file.path), digest(file.content)) for file in written]
         return dataclasses.replace(self, files=tuple(kept))
 
+    def edited(self, files: t.Sequence[WriteFile]) -> list[WriteFile]:
+        """Those of the files as they are now that somebody else wrote since: what is in them is nowhere else."""
+        known = {kept.before.path: kept for kept in self.files}
+        return [now for now in files if now.path in known and known[now.path].is_edited(now.content)]
+
     def to_file(self) -> WriteFile:
         """The record as its file."""
         return WriteFile(path_of(self.bridge), json.dumps(dataclasses.asdict(self), indent=1) + "\n", 0o600)
@@ -57,6 +66,11 @@ class Record:
 def digest(content: t.Optional[str]) -> t.Optional[str]:
     """SHA-256 of a file's content."""
     return None if content is None else hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def path_for_edited(bridge: str, path: str) -> str:
+    """Where a file goes that somebody else wrote, before that of before comes back in its place."""
+    return f"{DIRECTORY}/{bridge}-edited{path.replace('/', '-')}"
 
 
 def path_of(bridge: str) -> str:

@@ -123,7 +123,7 @@ class Uplink(Resource[UplinkState]):
             phase = transaction.phase()
             mover_lives = transaction.read().mover.alive
             if mover_lives or _guard.watches(transaction):
-                raise Refused(
+                raise _refused(
                     f"the uplink of this host is being moved by the transaction {transaction.identity} (phase "
                     f"'{phase.name if phase else ''}'). Wait until it is confirmed or has gone back, and run again."
                 )
@@ -145,16 +145,28 @@ class Uplink(Resource[UplinkState]):
 
     def _plan_move(self, have: UplinkState) -> list[Change]:
         want = self.want
+        self._refuse_to_lose_edits(have)
         if not want.present and not self._is_to_go_back(have):
             return []
         if want.present and is_moved(want, have):
             return []
         if want.interface not in have.links:
-            raise Refused(f"interface: this host has no {want.interface}. 'ip link' shows the names that it has.")
+            raise _refused(f"interface: this host has no {want.interface}. 'ip link' shows the names that it has.")
         self._refuse(have)
         order = self._make_order(have)
         self._order = order
         return [Done(*words) for words in _sentences(order, have)]
+
+    def _refuse_to_lose_edits(self, have: UplinkState) -> None:
+        """What was written into our files since is in no backup."""
+        edited = [file.path for file in _edited(self.want, have)]
+        if edited and not self.want.force:
+            raise _refused(
+                f"{' and '.join(edited)} was changed by somebody else since {self.want.interface} became a port of "
+                f"{self.want.bridge}, and state: absent would put the file of before in its place. Take the change out "
+                "and make it again afterwards, or go on with force: true, which keeps the changed file in "
+                f"{_record.DIRECTORY}."
+            )
 
     def _is_to_go_back(self, have: UplinkState) -> bool:
         want = self.want
@@ -175,7 +187,7 @@ class Uplink(Resource[UplinkState]):
                 "them first, or let go of them with force: true."
             )
             if not self.check_mode:
-                raise Refused(problem)
+                raise _refused(problem)
             self.warnings.append(f"Outside check mode this would be refused if it were still so then: {problem}")
         return True
 
@@ -259,7 +271,7 @@ class Uplink(Resource[UplinkState]):
         answering = _reach.answers(source.name, asked, sources=sources, timeout=_PROBE_PATIENCE) if asked else set()
         silent = [gateway for gateway in asked if gateway not in answering]
         if silent and self.want.probe is not None:
-            raise Refused(
+            raise _refused(
                 f"probe: {', '.join(silent)} does not answer on {source.name} now, so its silence afterwards would say "
                 "nothing. Leave it out, or see why it is silent."
             )
@@ -355,6 +367,11 @@ def is_moved(want: WantedUplink, have: UplinkState) -> bool:
         return True
     there = {(timed.address.local, timed.address.header[1]) for timed in have.owned(bridge.index).addresses}
     return {(address.ip.packed, address.network.prefixlen) for address in want.addresses} <= there
+
+
+def _refused(problem: str) -> Refused:
+    """The only reason for which nothing is moved."""
+    return Refused(problem, refusals=[problem])
 
 
 def _is_leased(timed: Timed) -> bool:
@@ -454,6 +471,11 @@ def wanted_files(want: WantedUplink, manager: Manager, have: UplinkState) -> t.S
     return manager.files(move_of(want, have))
 
 
+def _edited(want: WantedUplink, have: UplinkState) -> t.Sequence[WriteFile]:
+    """What somebody else wrote into the files that go."""
+    return () if want.present or have.record is None else have.record.edited(have.files)
+
+
 def removes_bridge(want: WantedUplink, have: UplinkState) -> bool:
     """Whether the bridge goes, too: it is ours."""
     bridge = have.links.get(want.bridge)
@@ -478,6 +500,9 @@ def _rest_on_disk(
 ) -> list[Change]:
     changes: list[Change] = []
     now = {file.path: file for file in have.files}
+    for file in _edited(want, have):
+        copy = dataclasses.replace(file, path=_record.path_for_edited(want.bridge, file.path))
+        changes.append(FileChange(copy.path, f"Keep {file.path} as {copy.path}", keep(copy.path), copy))
     files = wanted_files(want, manager, have)
     for file in files:
         before = now.get(file.path, WriteFile(file.path, None))

@@ -139,6 +139,24 @@ def test_a_static_host_has_all_of_it_again_after_a_restart_and_a_reboot(python_p
         assert not host.converge("bridge_uplink", options())["changed"]
 
 
+def test_what_somebody_wrote_into_the_files_since_is_not_lost_on_the_way_back(
+    python_path: pathlib.Path, lan: Lan
+) -> None:
+    edit = "    up ip route add 203.0.113.0/24 via 10.77.0.3\n"
+    with started(python_path, lan, STATIC) as host:
+        before = layer3(host, "eth0")
+        move(host, persistent=True)
+        host.run("tee", "-a", INTERFACES, stdin=edit)
+        refusal = host.module("bridge_uplink", options(state="absent"))["msg"]
+        assert f"{INTERFACES} was changed by somebody else" in refusal
+        assert (layer3(host, "br0"), ports(host)) == (before, {"eth0"})
+        assert host.out("cat", INTERFACES).endswith(edit)
+        move(host, state="absent", persistent=True, force=True)
+        assert layer3(host, "eth0") == before
+        assert host.out("cat", INTERFACES) == STATIC
+        assert host.out("cat", "/var/lib/labspan/uplink/br0-edited-etc-network-interfaces").endswith(edit)
+
+
 def test_the_client_is_the_cards_again_when_nobody_confirms(python_path: pathlib.Path, lan: Lan) -> None:
     with started(python_path, lan, DHCP) as host:
         leased = address(host, "eth0")

@@ -129,6 +129,7 @@ def test_secrets_are_not_told() -> None:
 def test_hosts_are_chosen_by_their_uplinks() -> None:
     assert fleet_hosts(HOSTS, list(HOSTS), "uplinked") == ["out"]
     assert fleet_hosts(HOSTS, list(HOSTS), "returning") == ["out", "gone"]
+    assert fleet_hosts(HOSTS, list(HOSTS), "l2") == ["out", "gone"]
     assert fleet_hosts(HOSTS, list(HOSTS), "plain") == ["one", "two", "free", "gone", "nothing", "broken"]
     assert fleet_hosts(HOSTS, ["one"], "uplinked") == NOBODY
     assert fleet_hosts(HOSTS, ["out", "one", "two"], "first") == ["one", "two", "out"]
