@@ -23,7 +23,7 @@ import types
 import typing as t
 import zipimport
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._byte_code import Store
+from ansible_collections.labspan.vmnet.plugins.module_utils._kept_code import Store
 
 _PACKAGE = f"{__name__.rpartition('.')[0]}."
 _store = Store()
@@ -103,18 +103,20 @@ class _Finder:
         self, fullname: str, path: t.Optional[t.Sequence[str]], _target: t.Optional[types.ModuleType] = None
     ) -> t.Optional[importlib.machinery.ModuleSpec]:
         """The way to import a module, or None if it is not one of ours."""
-        if not fullname.startswith(_PACKAGE) or not path:
+        if not fullname.startswith(_PACKAGE):
             return None
-        archive = pkgutil.get_importer(path[0])
-        if not isinstance(archive, zipimport.zipimporter):
-            return None
-        try:
-            if archive.is_package(fullname):
-                return None
-        except zipimport.ZipImportError:
-            return None
-        location = os.path.join(path[0], f"{fullname.rpartition('.')[2]}.py")
-        loader = importlib.util.LazyLoader(_Loader(archive, location))  # type: ignore[arg-type]
-        specification = importlib.machinery.ModuleSpec(fullname, loader, origin=location)
-        specification.has_location = True
-        return specification
+        for entry in path or ():
+            archive = pkgutil.get_importer(entry)
+            if not isinstance(archive, zipimport.zipimporter):
+                continue
+            try:
+                if archive.is_package(fullname):
+                    return None
+            except zipimport.ZipImportError:
+                continue
+            location = os.path.join(entry, f"{fullname.rpartition('.')[2]}.py")
+            loader = importlib.util.LazyLoader(_Loader(archive, location))  # type: ignore[arg-type]
+            specification = importlib.machinery.ModuleSpec(fullname, loader, origin=location)
+            specification.has_location = True
+            return specification
+        return None

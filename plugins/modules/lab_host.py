@@ -73,6 +73,14 @@ options:
     type: str
     choices: [auto, 'true', 'false']
     default: auto
+  release:
+    description:
+      - "Internal: what identifies the collection's code. Set by the action plugin; a task must not set it."
+    type: str
+  code:
+    description:
+      - "Internal: that code, for a host that does not have it yet. Set by the action plugin; a task must not set it."
+    type: str
 seealso:
   - module: labspan.vmnet.bridge_uplink
   - module: labspan.vmnet.qemu_guest
@@ -227,34 +235,14 @@ waited:
   sample: {}
 """
 
-import typing as t
-
-from ansible_collections.labspan.vmnet.plugins.module_utils import _as_needed
+from ansible_collections.labspan.vmnet.plugins.module_utils import _as_needed, _carried_code
 
 _as_needed.install()
-
-from ansible_collections.labspan.vmnet.plugins.module_utils import _discreet, _runner
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _seed
-from ansible_collections.labspan.vmnet.plugins.module_utils._lab import _language, _resources
 
 
 def main() -> None:
     """Run the module."""
-    module = _discreet.DiscreetModule(hidden=_seed.HIDDEN, argument_spec=_language.OPTIONS, supports_check_mode=True)
-
-    host = _resources.LabHost(check_mode=module.check_mode)
-
-    def present(outcome: _runner.Outcome) -> dict[str, t.Any]:
-        result = host.present(outcome)
-        if not module.check_mode:
-            # A host of which nothing of ours is left has nothing of this left.
-            if host.is_empty:
-                _as_needed.drop()
-            else:
-                _as_needed.keep()
-        return result
-
-    _runner.run(module, host.build, present=present)
+    _carried_code.run("_lab._module")
 
 
 if __name__ == "__main__":

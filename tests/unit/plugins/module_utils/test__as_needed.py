@@ -57,7 +57,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
         parts = PACKAGE.split(".")
         for number in range(1, len(parts) + 1):
             file.writestr(f"{'/'.join(parts[:number])}/__init__.py", "")
-        for name in ("_as_needed.py", "_byte_code.py", "_whole_files.py"):
+        for name in ("_as_needed.py", "_kept_code.py", "_whole_files.py"):
             file.write(MODULE_UTILS / name, f"{directory}/{name}")
         file.writestr(f"{directory}/_inner/__init__.py", "")
         file.writestr(f"{directory}/_inner/_seldom.py", "VALUE = 1\n\ndef fail():\n    raise ValueError('here')\n")
@@ -89,7 +89,7 @@ def test_a_file_is_compiled_when_something_in_it_is_needed_and_only_once(archive
     assert after.count("_seldom.py") == 1
 
 
-def test_byte_code_that_was_kept_spares_the_compiling(archive: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_kept_code_that_was_kept_spares_the_compiling(archive: pathlib.Path, tmp_path: pathlib.Path) -> None:
     store = f"import os; _as_needed._store = _as_needed.Store({str(tmp_path / 'code')!r}, os.geteuid())\n"
     use = f"{_INSTALL}{store}{_USE}_user._seldom.VALUE; found = list(compiled); _as_needed.keep()\n"
     runs = [_run(archive, f"{use}print(json.dumps(found))") for _run_ in range(2)]

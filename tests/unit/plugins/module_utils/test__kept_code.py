@@ -9,7 +9,7 @@ import os
 import pathlib
 
 import pytest
-from ansible_collections.labspan.vmnet.plugins.module_utils._byte_code import Store
+from ansible_collections.labspan.vmnet.plugins.module_utils._kept_code import Store
 
 TEXT = b"VALUE = 1\n"
 OTHER = b"VALUE = 2\n"
@@ -41,7 +41,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(text)
         return compile(text, path, mode, **options)
 
-    module = "ansible_collections.labspan.vmnet.plugins.module_utils._byte_code"
+    module = "ansible_collections.labspan.vmnet.plugins.module_utils._kept_code"
     monkeypatch.setattr(f"{module}.compile", watch, raising=False)
     return seen
 

@@ -1,10 +1,11 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Byte code of this collection that a managed host keeps until it is shut down, as Python itself keeps it beside files.
+"""Code of this collection that a managed host keeps until it is shut down: texts, and the byte code made of them.
 
-It is used for exactly the text and the Python that it was made of, and only out of a directory into which nobody but
-root can write. Whatever is wrong with it, the text is compiled anew.
+Byte code is used for exactly the text and the Python that it was made of, texts for exactly the release that they are
+of, and both only out of a directory into which nobody but root can write. Whatever is wrong with them, texts come from
+the controller again, and are compiled anew.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
@@ -24,13 +25,14 @@ import typing as t
 DIRECTORY = "/run/labspan/code"
 
 _NAME = f"{sys.implementation.cache_tag}-{importlib.util.MAGIC_NUMBER.hex()}{sys.flags.optimize}"
+_ARCHIVE = ".zip"
 
 #: By the name of the module: the digest of its text, and what that was compiled to.
 _Codes = t.Dict[str, t.Tuple[bytes, bytes]]
 
 
 class Store:
-    """The byte code of modules that were imported in this run or before."""
+    """What was kept, and what of this run is to be."""
 
     def __init__(self, directory: str = DIRECTORY, user: int = 0) -> None:
         self._directory = directory
@@ -54,6 +56,27 @@ class Store:
         self._fresh[name] = (digest, marshal.dumps(code))
         return code
 
+    def open_texts(self, release: str) -> t.Optional[int]:
+        """A file descriptor of the archive with the texts of a release, None if it is not here."""
+        if os.geteuid() != self._user:
+            return None
+        try:
+            with self._open_directory() as directory:
+                return _open(f"{release}{_ARCHIVE}", directory)
+        except OSError:
+            return None
+
+    def keep_texts(self, release: str, archive: bytes) -> None:
+        """Have the texts of this release at hand for the next run, and those of no other one."""
+        if os.geteuid() != self._user:
+            return
+        with contextlib.suppress(OSError), self._writable() as directory:
+            kept = f"{release}{_ARCHIVE}"
+            _replace(os.path.join(self._directory, kept), archive)
+            for name in os.listdir(directory):
+                if name.endswith(_ARCHIVE) and name != kept:
+                    os.unlink(name, dir_fd=directory)
+
     def keep(self) -> None:
         """Have what was compiled in this run at hand for the next one."""
         if not self._fresh or os.geteuid() != self._user:
@@ -61,14 +84,8 @@ class Store:
         kept = self._kept or {}
         # What was not looked at is of the same release, unless something else was not.
         found = {name: kept[name] for name in self._used} if self._outdated else kept
-        from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
-
-        with contextlib.suppress(OSError):  # a full disk, or a directory that is not ours: it is just slower
-            _whole_files.make_directories(os.path.dirname(self._directory))
-            _whole_files.make_directories(self._directory, 0o700)
-            with self._open_directory():
-                content = marshal.dumps({**found, **self._fresh})
-                _whole_files.replace(os.path.join(self._directory, _NAME), content, mode=0o600)
+        with contextlib.suppress(OSError), self._writable():
+            _replace(os.path.join(self._directory, _NAME), marshal.dumps({**found, **self._fresh}))
 
     def drop(self) -> None:
         """Keep nothing."""
@@ -81,13 +98,21 @@ class Store:
         if os.geteuid() != self._user:
             return {}
         try:
-            with self._open_directory() as directory:
-                descriptor = os.open(_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-                with os.fdopen(descriptor, "rb") as file:
-                    found = marshal.load(file)
-                    return t.cast("_Codes", found) if isinstance(found, dict) else {}
+            with self._open_directory() as directory, os.fdopen(_open(_NAME, directory), "rb") as file:
+                found = marshal.load(file)
+                return t.cast("_Codes", found) if isinstance(found, dict) else {}
         except (OSError, ValueError, EOFError, TypeError):
             return {}
+
+    @contextlib.contextmanager
+    def _writable(self) -> t.Iterator[int]:
+        """The directory, made if need be. OSError (a full disk, or it is not ours) is no harm: it is just slower."""
+        from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
+
+        _whole_files.make_directories(os.path.dirname(self._directory))
+        _whole_files.make_directories(self._directory, 0o700)
+        with self._open_directory() as directory:
+            yield directory
 
     @contextlib.contextmanager
     def _open_directory(self) -> t.Iterator[int]:
@@ -100,3 +125,13 @@ class Store:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def _open(name: str, directory: int) -> int:
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+
+
+def _replace(path: str, content: bytes) -> None:
+    from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
+
+    _whole_files.replace(path, content, mode=0o600)

@@ -1,0 +1,55 @@
+# Copyright (c) The labspan.vmnet authors
+# GNU General Public License v3.0+ (see LICENSES/GPL-3.0-or-later.txt or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Runs the module lab_host by the code that the host has, and sends the code where it has none, or other code."""
+
+from __future__ import annotations
+
+import base64
+import typing as t
+
+from ansible.plugins.action import ActionBase
+from ansible_collections.labspan.vmnet.plugins.module_utils import _carried_code
+from ansible_collections.labspan.vmnet.plugins.plugin_utils import _module_code
+
+Result = dict[str, t.Any]
+
+
+class ActionModule(ActionBase):
+    """The action."""
+
+    TRANSFERS_FILES = False
+    _supports_async = True
+
+    def run(self, tmp: t.Any = None, task_vars: t.Optional[dict[str, t.Any]] = None) -> Result:
+        """One task for the user, whether the code had to be sent or not."""
+        result: Result = super().run(tmp, task_vars)
+        given = [name for name in _carried_code.OPTIONS if name in self._task.args]
+        if given:
+            return {
+                "failed": True,
+                "msg": f"{' and '.join(given)}: not an option of a task; the controller and the host use it between "
+                "themselves. Leave it out.",
+            }
+        files = _module_code.texts()
+        code = {"release": _module_code.release(files)}
+        if self._task.async_val:  # nobody waits here for what the host says
+            return {**result, **self._execute(task_vars, {**code, **_packed(files)})}
+        told = self._execute(task_vars, code)
+        if told.get(_carried_code.WANTED):
+            told = self._execute(task_vars, {**code, **_packed(files)})
+        self._remove_tmp_path(self._connection._shell.tmpdir)  # type: ignore[no-untyped-call]
+        return {**result, **told}
+
+    def _execute(self, task_vars: t.Optional[dict[str, t.Any]], code: dict[str, str]) -> Result:
+        told: Result = self._execute_module(
+            module_args={**self._task.args, **code}, task_vars=task_vars, wrap_async=bool(self._task.async_val)
+        )
+        for name in _carried_code.OPTIONS:
+            told.get("invocation", {}).get("module_args", {}).pop(name, None)
+        return told
+
+
+def _packed(files: dict[str, bytes]) -> dict[str, str]:
+    return {"code": base64.b64encode(_module_code.archive(files)).decode("ascii")}
