@@ -224,6 +224,7 @@ def test_a_fleet_lives(fleet: Fleet) -> None:
     broken.run("ip", "link", "delete", "web0")
     up = fleet.dumps()
     assert all(up[name]["firewall"] != before[name]["firewall"] for name in fleet.names[:-1])
+    assert [".zip" in up[name]["files"] for name in fleet.names] == [True] * (len(fleet.names) - 1) + [False]
     assert fleet.play().changed == [broken.name]
 
     two_runs_at_once(fleet)
