@@ -68,8 +68,9 @@ def with_leftovers(lab: Lab, traces: Traces) -> tuple[Lab, list[str]]:
 def uplinks_that_stay(lab: Lab) -> list[str]:
     """What is to be said of listed networks on an uplink that go."""
     return [
-        f"the bridge {network.bridge} of the network {network.name} stays, with the host's network card on it. "
-        f"{_TAKE_BACK}"
+        f"the bridge {network.bridge} of the network {network.name} stays until the host's network card leaves it, "
+        "which is not done here: the playbook site does so next, and elsewhere the role l2 with l2_state: absent, or "
+        "bridge_uplink with state: absent."
         for network in lab.networks.values()
         if network.scenario == L2 and network.state == "absent" and os.path.exists(_record.path_of(network.bridge))
     ]
