@@ -15,6 +15,9 @@ from ansible_collections.labspan.vmnet.plugins.plugin_utils import _module_code
 
 Result = dict[str, t.Any]
 
+# Here, since Ansible imports this once and then forks for each host.
+_RELEASE = _module_code.release(_module_code.texts())
+
 
 class ActionModule(ActionBase):
     """The action."""
@@ -32,24 +35,21 @@ class ActionModule(ActionBase):
                 "msg": f"{' and '.join(given)}: not an option of a task; the controller and the host use it between "
                 "themselves. Leave it out.",
             }
-        files = _module_code.texts()
-        code = {"release": _module_code.release(files)}
         if self._task.async_val:  # nobody waits here for what the host says
-            return {**result, **self._execute(task_vars, {**code, **_packed(files)})}
-        told = self._execute(task_vars, code)
+            return {**result, **self._execute(task_vars, with_code=True)}
+        told = self._execute(task_vars)
         if told.get(_carried_code.WANTED):
-            told = self._execute(task_vars, {**code, **_packed(files)})
+            told = self._execute(task_vars, with_code=True)
         self._remove_tmp_path(self._connection._shell.tmpdir)  # type: ignore[no-untyped-call]
         return {**result, **told}
 
-    def _execute(self, task_vars: t.Optional[dict[str, t.Any]], code: dict[str, str]) -> Result:
+    def _execute(self, task_vars: t.Optional[dict[str, t.Any]], *, with_code: bool = False) -> Result:
+        arguments = {**self._task.args, "release": _RELEASE}
+        if with_code:
+            arguments["code"] = base64.b64encode(_module_code.archive(_module_code.texts())).decode("ascii")
         told: Result = self._execute_module(
-            module_args={**self._task.args, **code}, task_vars=task_vars, wrap_async=bool(self._task.async_val)
+            module_args=arguments, task_vars=task_vars, wrap_async=bool(self._task.async_val)
         )
         for name in _carried_code.OPTIONS:
             told.get("invocation", {}).get("module_args", {}).pop(name, None)
         return told
-
-
-def _packed(files: dict[str, bytes]) -> dict[str, str]:
-    return {"code": base64.b64encode(_module_code.archive(files)).decode("ascii")}

@@ -9,17 +9,26 @@ Note that this plugin util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
-import pathlib
+import os
 import zipfile
 
-_DIRECTORY = pathlib.Path(__file__).resolve().parents[1] / "module_utils"
+_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.realpath(__file__))), "module_utils")
 
 
+@functools.cache
 def texts() -> dict[str, bytes]:
     """All files of module_utils, by their paths in there."""
-    return {str(path.relative_to(_DIRECTORY)): path.read_bytes() for path in sorted(_DIRECTORY.rglob("*.py"))}
+    found = {}
+    for directory, _directories, names in os.walk(_DIRECTORY):
+        for name in names:
+            if name.endswith(".py"):
+                path = os.path.join(directory, name)
+                with open(path, "rb") as file:
+                    found[os.path.relpath(path, _DIRECTORY)] = file.read()
+    return dict(sorted(found.items()))
 
 
 def release(files: dict[str, bytes]) -> str:
