@@ -51,13 +51,13 @@ def test_a_guest_has_vhost_and_huge_pages_in_a_vlan_and_again_after_a_reboot(vm_
     vm_host.converge("tap_device", TAP)
     vm_host.run("modprobe", "vhost_net")
 
-    # The twins: without the right to open the device, and without pages, there is no such guest.
-    assert "may not open /dev/vhost-net" in vm_host.module("qemu_guest", GUEST)["msg"]
-    vm_host.run("usermod", "--append", "--groups", "kvm", "labspan-vm1")
+    # The twins: without pages, and without the right to open the device, there is no such guest.
     assert "huge pages" in vm_host.module("qemu_guest", GUEST)["msg"]
     vm_host.write("/etc/sysctl.d/10-pages.conf", f"vm.nr_hugepages = {PAGES}\n")
     vm_host.run("sysctl", "-p", "/etc/sysctl.d/10-pages.conf")
     assert huge_pages_free(vm_host) == PAGES
+    assert "may not open /dev/vhost-net" in vm_host.module("qemu_guest", GUEST)["msg"]
+    vm_host.run("usermod", "--append", "--groups", "kvm", "labspan-vm1")
 
     assert vm_host.converge("qemu_guest", GUEST)["changed"]
 
