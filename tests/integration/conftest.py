@@ -42,7 +42,12 @@ def _can_import_pyroute2(interpreter: str) -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "one_interpreter: does not depend on the libraries of the managed host")
+    config.addinivalue_line("markers", "long: takes minutes, and is begun first: nobody waits for it at the end")
     config.addinivalue_line("markers", "slow: a long sweep, which `make test-all` runs and `make test` leaves out")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -41,6 +41,7 @@ set -e
 mount -t tmpfs tmpfs /run
 mkdir -p /run/labspan
 mount -t tmpfs tmpfs /var/lib/labspan
+mount -t tmpfs tmpfs /etc/sysctl.d
 mount -t sysfs sysfs /sys
 ip link set lo up
 exec "$0" -c "$1"

@@ -78,7 +78,6 @@ class Lab:
     def __init__(self, host: Host) -> None:
         self.host = host
         self._servers: list[subprocess.Popen[str]] = []
-        host.run("mount", "-t", "tmpfs", "tmpfs", "/etc/sysctl.d")
         self._no_detection("host")
         self._batch(
             f"link add {BRIDGE} type bridge",

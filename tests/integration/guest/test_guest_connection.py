@@ -23,7 +23,7 @@ from support.hosts import Host, await_condition
 
 from .conftest import RUNTIME, STATE, Guests
 
-pytestmark = pytest.mark.one_interpreter
+pytestmark = [pytest.mark.one_interpreter, pytest.mark.long]
 
 GETTY = ("sh", "-c", fake_console.GETTY)
 #: Seconds for a Debian to boot on a machine that has other things to do.

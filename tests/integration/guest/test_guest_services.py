@@ -17,7 +17,7 @@ from lab.hosts import build_tiny_guest
 from support.hosts import await_condition
 from support.system_host import SystemHost, needs_system_host
 
-pytestmark = [needs_system_host, pytest.mark.one_interpreter]
+pytestmark = [needs_system_host, pytest.mark.one_interpreter, pytest.mark.long]
 
 DROP_IN = "/etc/systemd/system/labspan-guest@{}.service.d/guest.conf"
 TEMPLATE = "/etc/systemd/system/labspan-guest@.service"
@@ -210,6 +210,7 @@ def test_a_start_that_fails_tells_why_and_is_not_tried_for_ever(host: SystemHost
     assert host.dump() == before
 
 
+@pytest.mark.slow
 def test_paused_and_unplugged_guests_begin_so(host: SystemHost, tiny: dict[str, t.Any]) -> None:
     host.converge("qemu_guest", {"name": "idle", **tiny, "state": "paused", "nics": [{"user": True, "link": False}]})
     assert host.run("cat", CONSOLE.format("idle")).stdout == ""

@@ -145,6 +145,7 @@ def hold_both_ways_together(host: AnyHost, variables: t.Mapping[str, t.Any], pat
     )
 
 
+@pytest.mark.slow
 def test_a_plain_host_is_the_same_by_roles_and_by_one_task(host: Host, tmp_path: pathlib.Path) -> None:
     host.run("sh", "-c", "ip link add up0 type veth peer name far0; ip link set up0 up; ip link set far0 up")
     host.run("sh", "-c", "ip address add 192.0.2.2/24 dev up0; ip route add default via 192.0.2.1")

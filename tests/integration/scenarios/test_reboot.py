@@ -23,7 +23,7 @@ from support.hosts import Host, await_condition
 from support.lans import Lan
 from support.system_host import SystemHost, needs_system_host
 
-pytestmark = [needs_system_host, needs_debian_guest, pytest.mark.one_interpreter]
+pytestmark = [needs_system_host, needs_debian_guest, pytest.mark.one_interpreter, pytest.mark.long]
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 MAC = "52:54:00:00:00:19"

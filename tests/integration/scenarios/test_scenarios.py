@@ -102,7 +102,12 @@ def play(lab: hosts.Lab, playbook: str, variables: t.Mapping[str, t.Any], path: 
     return Played(done.stdout, [json.loads(line) for line in reached.read_text().splitlines()])
 
 
-@pytest.mark.parametrize("scenario", list(SCENARIOS))
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "scenario",
+    # Molecule brings up the others, too.
+    [pytest.param(name, marks=() if name in ("nat", "l2") else pytest.mark.slow) for name in SCENARIOS],
+)
 def test_up_is_idempotent_and_down_leaves_what_was_there(scenario: str, lab: hosts.Lab, tmp_path: pathlib.Path) -> None:
     host, variables = lab.hosts[0], SCENARIOS[scenario]
     before = dump(host)
