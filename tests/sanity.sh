@@ -5,7 +5,7 @@
 # Runs a part of `ansible-test sanity` on a copy of the checkout: pylint, imports (with compilation, on the Python
 # VERSION alone where one is given), rest, or all. Parts may run side by side.
 # ansible-test wants a real path that ends in ansible_collections/labspan/vmnet, and keeps its environments in HOME;
-# both are in .build, so that nothing else on this machine is touched.
+# both are in .build, one for each part, so that nothing else on this machine is touched.
 #
 #   [LABSPAN_CORE=.venv/core-2.19] tests/sanity.sh [PART [VERSION]]
 
@@ -32,7 +32,7 @@ flock 9 # another run would take the copy away
 tests/copy.sh "$copy"
 git init --quiet "$copy" # else ansible-test asks the outer repository, which ignores .build
 
-export HOME=$root/.build/home PATH=$root/.build/pythons:$controller:$PATH
+export HOME=$root/.build/home/$part$version PATH=$root/.build/pythons:$controller:$PATH
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 unset PYTHONPATH ANSIBLE_COLLECTIONS_PATH ANSIBLE_CONFIG ANSIBLE_HOME
 
