@@ -250,7 +250,7 @@ class AnyHost:
             raise AssertionError(f"was not refused with a sentence: {result}")
         after = self.dump()
         changed = {name: (before[name], after[name]) for name in before if before[name] != after[name]}
-        assert not changed, "a refused task changed the host"
+        assert not changed, f"a refused task changed the host: {changed}"
         return str(result["msg"])
 
     def dump(self) -> dict[str, t.Any]:

@@ -18,6 +18,9 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps impor
 
 DIRECTORY = "/var/lib/labspan/uplink"
 
+# Leases, which a DHCP client writes with each renewal.
+_LIVING = "/var/lib/dhcp/"
+
 
 @dataclasses.dataclass(frozen=True)
 class Kept:
@@ -55,7 +58,7 @@ class Record:
 
     def edited(self, files: t.Sequence[WriteFile]) -> list[WriteFile]:
         """Those of the files as they are now that somebody else wrote since: what is in them is nowhere else."""
-        known = {kept.before.path: kept for kept in self.files}
+        known = {kept.before.path: kept for kept in self.files if not kept.before.path.startswith(_LIVING)}
         return [now for now in files if now.path in known and known[now.path].is_edited(now.content)]
 
     def to_file(self) -> WriteFile:

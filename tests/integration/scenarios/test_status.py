@@ -15,6 +15,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 from lab import hosts
+from lab.processes import wait_until
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 SVG = "{http://www.w3.org/2000/svg}"
@@ -104,6 +105,9 @@ def play(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Play]:
             f"bridge fdb replace {MAC} dev web0 master static",
         ):
             lab.member("oak").run(*words.split())
+        # The kernel collects what it has to say of carriers for a second.
+        shown = "ip", "-j", "link", "show", "range0"
+        wait_until(lambda: '"DOWN"' in lab.member("elm").run(*shown).stdout, 10, "range0 to be without a carrier")
         yield made
     finally:
         hosts.down(name)

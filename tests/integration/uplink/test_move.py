@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pathlib
 import typing as t
@@ -229,14 +230,21 @@ def test_the_bridge_stays_while_guests_are_on_it(plain: Host) -> None:
 @pytest.mark.one_interpreter
 def test_what_not_everybody_may_read_is_not_shown(plain: Host) -> None:
     """A profile may hold a key; its checksum is enough to see that it changes."""
+
+    def digest(text: str) -> str:
+        return hashlib.sha256(text.encode()).hexdigest()
+
     record = {
         "bridge": "br0",
         "interface": "eth0",
         "network": "br0",
         "created": True,
         "files": [
-            {"before": {"path": "/run/secret", "content": "psk=SECRET\n", "mode": 0o600}, "digest": None},
-            {"before": {"path": "/run/open", "content": "one\ntwo\n", "mode": 0o644}, "digest": None},
+            {
+                "before": {"path": "/run/secret", "content": "psk=SECRET\n", "mode": 0o600},
+                "digest": digest("psk=SECRET2\n"),
+            },
+            {"before": {"path": "/run/open", "content": "one\ntwo\n", "mode": 0o644}, "digest": digest("one\n")},
         ],
     }
     move(plain)

@@ -33,6 +33,12 @@ def test_a_file_is_edited_when_it_is_neither_what_was_written_nor_what_was_there
     assert record.edited(files) == (files[:1] if is_edited else [])
 
 
+def test_leases_are_written_by_the_client_all_the_time() -> None:
+    path = "/var/lib/dhcp/dhclient.br0.leases"
+    record = Record("br0", "eth0", "br0", True, (Kept(WriteFile(path, None), _record.digest("written")),))
+    assert record.edited([WriteFile(path, "renewed")]) == []
+
+
 def test_a_file_that_came_where_one_was_taken_away_is_edited() -> None:
     record = Record("br0", "eth0", "br0", True, (Kept(WriteFile(PATH, "before"), None),))
     assert record.edited([WriteFile(PATH, "new")]) == [WriteFile(PATH, "new")]
