@@ -20,6 +20,7 @@ import typing as t
 from ansible.errors import AnsibleAuthenticationFailure, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
+from ansible_collections.labspan.vmnet.plugins.plugin_utils import _internal_options
 
 MODULE = "labspan.vmnet.bridge_uplink"
 
@@ -101,12 +102,9 @@ class ActionModule(ActionBase):
             super().cleanup(force)  # type: ignore[no-untyped-call]
 
     def _refusal(self) -> t.Optional[str]:
-        given = [name for name in INTERNAL if name in self._task.args]
-        if given:
-            return (
-                f"{' and '.join(given)}: not an option of a task; the controller and the host use it between "
-                "themselves. Leave it out."
-            )
+        refusal = _internal_options.refusal(self._task.args, INTERNAL)
+        if refusal:
+            return refusal
         if self._task.async_val:
             return (
                 "async: the controller has to be there after the move to confirm it over a new connection, or the host "

@@ -11,7 +11,7 @@ import typing as t
 
 from ansible.plugins.action import ActionBase
 from ansible_collections.labspan.vmnet.plugins.module_utils import _carried_code
-from ansible_collections.labspan.vmnet.plugins.plugin_utils import _module_code
+from ansible_collections.labspan.vmnet.plugins.plugin_utils import _internal_options, _module_code
 
 Result = dict[str, t.Any]
 
@@ -28,13 +28,9 @@ class ActionModule(ActionBase):
     def run(self, tmp: t.Any = None, task_vars: t.Optional[dict[str, t.Any]] = None) -> Result:
         """One task for the user, whether the code had to be sent or not."""
         result: Result = super().run(tmp, task_vars)
-        given = [name for name in _carried_code.OPTIONS if name in self._task.args]
-        if given:
-            return {
-                "failed": True,
-                "msg": f"{' and '.join(given)}: not an option of a task; the controller and the host use it between "
-                "themselves. Leave it out.",
-            }
+        refusal = _internal_options.refusal(self._task.args, _carried_code.OPTIONS)
+        if refusal:
+            return {"failed": True, "msg": refusal}
         if self._task.async_val:  # nobody waits here for what the host says
             return {**result, **self._execute(task_vars, with_code=True)}
         told = self._execute(task_vars)
