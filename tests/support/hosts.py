@@ -290,7 +290,7 @@ class AnyHost:
         """Wait until the kernel has nothing more to say about what was done.
 
         An interface learns after up to a second that it has a carrier or has lost it, gets its link-local address
-        then, and is sure of it after another. A bridge that never had a port may not know for ever.
+        then, and is sure of it after another, carrier or not. A bridge that never had a port may not know for ever.
         """
         patience = time.monotonic() + 3
 
@@ -304,8 +304,9 @@ class AnyHost:
                 state, carrier = link.get("operstate"), "LOWER_UP" in flags
                 learns = state == "UNKNOWN" or carrier != (state == "UP")
                 expects = carrier and f"/{link['ifname']}/" in ipv6
-                has = any(str(address.get("local")).startswith("fe80") for address in addresses)
-                if time.monotonic() < patience and (learns or (expects and not has)):
+                own = [address for address in addresses if str(address.get("local")).startswith("fe80")]
+                awaits = (expects and not own) or any(address.get("tentative") for address in own)
+                if time.monotonic() < patience and (learns or awaits):
                     return False
                 if carrier and any(address.get("tentative") for address in addresses):
                     return False

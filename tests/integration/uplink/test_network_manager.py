@@ -228,8 +228,9 @@ def test_the_card_is_as_it_was_when_nobody_confirms(python_path: pathlib.Path, l
         assert host.out("cat", PROFILE) == STATIC
         # It is NetworkManager's as before: started again, it stays.
         host.run("systemctl", "restart", "NetworkManager")
+        await_condition(lambda: active(host) == {"eth0": "uplink"}, "NetworkManager to have the card again")
         await_addresses(host, "eth0")
-        assert active(host) == {"eth0": "uplink"}
+        assert layer3(host, "eth0") == before
 
 
 @pytest.mark.slow
