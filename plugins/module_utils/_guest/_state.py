@@ -25,7 +25,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest._live import 
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._slots import Live
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Wish
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
 
@@ -365,8 +365,9 @@ def _plan_rest(have: GuestState, want: Want) -> list[GuestChange]:
     """From no process to the wanted state."""
     name, wish = want.wish.name, want.wish
     changes: list[GuestChange] = []
-    if have.definition != want.definition:
-        changes.append(Define(f"guest {name}", _define_sentence(have, want), have.definition, want.definition, name))
+    defined = have.definition
+    if defined != want.definition or (defined is not None and _moved(defined.spec, want.spec)):
+        changes.append(Define(f"guest {name}", _define_sentence(have, want), defined, want.definition, name))
     changes += _plan_images(have, name, want.spec.disks)
     uefi = want.spec.uefi
     if uefi is not None and uefi.template is not None and not have.variables:
@@ -444,6 +445,7 @@ def _plan_life(have: GuestState, want: Want) -> list[GuestChange]:
     if have.definition is not None and have.definition.spec.cloud_init == want.spec.cloud_init and want.wish.cloud_init:
         changes += _plan_seed(have, want.wish, want.seed)  # QEMU keeps the image that it has open
     changes += _plan_settings(predict(have, changes), want)
+    changes += _plan_networks(predict(have, changes), want)
     changes += _plan_affinity(have, want)
     wanted = PAUSED if want.wish.state == "paused" else RUNNING
     then = predict(have, changes)
@@ -553,6 +555,41 @@ def _plan_settings(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
         ]
         sentence = f"Change the definition of guest {name}: {'; '.join(told)}"
         yield Define(f"guest {name}", sentence, have.definition, after, name)
+
+
+def _plan_networks(have: GuestState, want: Want) -> t.Iterator[GuestChange]:
+    """Taps that have become ports of another bridge: the guest stays as it is, and follows that network at boot."""
+    if have.definition is None or not have.as_defined:
+        return
+    name, spec = want.wish.name, have.definition.spec
+    moved = _moved(spec, want.spec)
+    if not moved:
+        return
+    nics = tuple(
+        dataclasses.replace(nic, bridge=moved[index][0], network=moved[index][1]) if index in moved else nic
+        for index, nic in enumerate(spec.nics)
+    )
+    told = "; ".join(
+        f"the bridge of NIC {index} is {bridge}, the network {network}" for index, (bridge, network) in moved.items()
+    )
+    after = dataclasses.replace(have.definition, spec=dataclasses.replace(spec, nics=nics))
+    yield Define(f"guest {name}", f"Change the definition of guest {name}: {told}", have.definition, after, name)
+
+
+def _moved(spec: GuestSpec, wanted: GuestSpec) -> dict[int, tuple[t.Optional[str], t.Optional[str]]]:
+    """The new bridge and network, by its index, of each NIC that stays and whose tap is made for it."""
+    asked = {key: _place(nic, wanted) for key, nic in zip(_live.keys("NIC", wanted.nics), wanted.nics) if nic.bridge}
+    keyed = enumerate(zip(_live.keys("NIC", spec.nics), spec.nics))
+    return {
+        index: asked[key]
+        for index, (key, nic) in keyed
+        if nic.bridge and key in asked and asked[key] != _place(nic, spec)
+    }
+
+
+def _place(nic: Nic, spec: GuestSpec) -> tuple[t.Optional[str], t.Optional[str]]:
+    """The bridge of a NIC's tap, and whose network that is."""
+    return nic.bridge, nic.network or spec.network or nic.bridge
 
 
 def _plan_affinity(have: GuestState, want: Want) -> t.Iterator[GuestChange]:

@@ -44,6 +44,11 @@ WITH_DISK = dataclasses.replace(SPEC, disks=(Disk("/d", "qcow2", "virtio", size=
 IMAGE = Image("/d", "qcow2", 1024, 1, 2)
 LABELLED = dataclasses.replace(SPEC, labels=Labels((("role", "web"),)))
 NICS = (Nic("52:54:00:00:00:01", "e1000"), Nic("52:54:00:00:00:02", "e1000", tap="t0"))
+TAPPED = Nic("52:54:00:00:00:02", "e1000", tap="t0", bridge="br0", network="blue")
+HERE = dataclasses.replace(SPEC, nics=(TAPPED,))
+THERE = dataclasses.replace(SPEC, nics=(dataclasses.replace(TAPPED, bridge="br1", network="green"),))
+RENAMED = dataclasses.replace(SPEC, nics=(dataclasses.replace(TAPPED, network="green"),))
+SAME = dataclasses.replace(SPEC, nics=(dataclasses.replace(TAPPED, network=None),), network="blue")
 PULLED = dataclasses.replace(SPEC, nics=(NICS[0], dataclasses.replace(NICS[1], link=False)))
 
 
@@ -85,12 +90,30 @@ PULLED = dataclasses.replace(SPEC, nics=(NICS[0], dataclasses.replace(NICS[1], l
         (alive("paused", spec=WITH_DISK, images={"/d": IMAGE}), want("paused", spec=WITH_DISK), ["GrowDisk"]),
         (alive("unknown", spec=WITH_DISK, images={"/d": IMAGE}), want(spec=WITH_DISK), []),
         (alive(spec=dataclasses.replace(SPEC, nics=NICS)), want(spec=PULLED), ["SetLink", "Record"]),
+        (alive(spec=HERE), want(spec=THERE), ["Define"]),
+        (alive(spec=HERE), want(spec=RENAMED), ["Define"]),
+        (alive(spec=HERE), want(spec=SAME), []),
+        (alive(spec=HERE, as_defined=False), want(spec=THERE), []),
+        (GuestState(definition(HERE)), want("stopped", RENAMED), ["Define"]),
+        (GuestState(definition(HERE)), want("stopped", HERE), []),
         (GuestState(None, PROCESS, "running"), want(), []),
         (GuestState(None, PROCESS, "running"), want(restart="if_needed"), ["Stop", "Define", "Start"]),
     ],
 )
 def test_the_plan(have: GuestState, wanted: Want, expected: list[str]) -> None:
     assert kinds(have, wanted) == expected
+
+
+def test_a_running_guest_is_recorded_on_the_network_that_it_was_moved_to() -> None:
+    have, wanted = alive(spec=HERE), want(spec=THERE)
+    (change,) = _state.plan(have, wanted)
+    expected = "Change the definition of guest vm1: the bridge of NIC 0 is br1, the network green"
+    assert change.sentence == expected
+    then = _state.predict(have, [change])
+    assert then.definition is not None
+    assert [(nic.bridge, nic.network) for nic in then.definition.spec.nics] == [("br1", "green")]
+    assert _state.plan(then, wanted) == []
+    assert _state.pending_restart(then, wanted) == []
 
 
 @pytest.mark.parametrize(
