@@ -38,6 +38,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _spec,
     _state,
     _store,
+    _taps_at_boot,
     _tpm,
     _units,
     _vhost,
@@ -558,7 +559,7 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
         before_taps, after_taps = _tap_files.lasting(taps)
         resources = [before_taps, *resources, after_taps]
     if made.served:
-        resources.insert(0, UnitFiles())
+        resources = [UnitFiles(), *resources, _taps_at_boot.TapsAtBoot()]
     elif _systemd.is_running():
         resources.append(FormerUnitFiles(lambda state: is_service_left(made.wishes, state)))
     return resources

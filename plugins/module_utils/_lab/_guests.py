@@ -12,7 +12,7 @@ import dataclasses
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _systemd
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _accounts, _resource
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _accounts, _resource, _taps_at_boot
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import known_guests
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._unit_files import FormerUnitFiles, UnitFiles
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
@@ -71,6 +71,7 @@ def of(lab: Lab, *, check_mode: bool) -> Parts:
     last: list[Resource[t.Any]] = [RemovedAccounts(former_accounts)] if former_accounts else []
     if present.served:
         first.insert(0, UnitFiles())
+        last.insert(0, _taps_at_boot.TapsAtBoot())
     elif _systemd.is_running():
         last.insert(0, FormerUnitFiles(lambda state: _resource.is_service_left(present.wishes, state)))
     return Parts(
