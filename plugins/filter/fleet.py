@@ -93,8 +93,9 @@ def lab_uplinks(
 def _look(hostvars: Variables, host: str) -> tuple[t.Optional[Asked], list[str]]:
     """What is asked of the host; nothing when its variables cannot be evaluated, which its own task will tell best."""
     try:
-        if not _fleet_variables.is_asked(hostvars[host]):
-            return None, []
+        found = _fleet_variables.misspelt(hostvars[host])
+        if found or not _fleet_variables.is_asked(hostvars[host]):
+            return None, found
         return _fleet_variables.read(hostvars[host])
     except Exception:  # whatever a template of somebody else's does
         return None, []

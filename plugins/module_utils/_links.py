@@ -79,7 +79,9 @@ def check_owner(what: str, alias: str, network: str, *, force: bool) -> None:
     if owner not in (None, network) and not force:
         raise Refused(
             f"{what} belongs to the network {owner!r}, and the option network of this task is {network!r}, given or by "
-            f"default. Give network: {owner}, use another name, or take it over with force: true."
+            f"default. Give network: {owner}, use another name, or take it over with force: true. Where an inventory "
+            f"has another name for that network now, vmnet_exclusive: true removes {owner!r}, and so does listing it "
+            "with state: absent."
         )
 
 

@@ -11,6 +11,7 @@ Note that this plugin util is **PRIVATE** to the collection. It can have breakin
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import typing as t
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -31,6 +32,24 @@ GUESTS = ("vmnet_guests", "vmnet_guests_extra")
 
 #: Variable -> option of lab_host.
 _OTHERS = {"vmnet_state": "state", "vmnet_account": "account", "vmnet_persistent": "persistent"}
+
+#: What the playbooks read beside those.
+_OF_RUNS = (
+    "vmnet_exclusive",
+    "vmnet_fleet_checks",
+    "vmnet_lan",
+    "vmnet_hosts",
+    "vmnet_serial",
+    "vmnet_drawing",
+    "vmnet_status",
+    "vmnet_scenarios",
+    "vmnet_width",
+)
+
+_ALL = (*NETWORKS, *GUESTS, *_OTHERS, *_OF_RUNS)
+
+#: What the inventory plugin gives to guests. One that is a lab host too has many more of them.
+_OF_GUESTS = "vmnet_host"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +73,19 @@ def plain(value: t.Any) -> t.Any:
 def is_asked(variables: t.Mapping[str, t.Any]) -> bool:
     """Whether anything is asked of the host."""
     return any(name in variables for name in (*NETWORKS, *GUESTS))
+
+
+def misspelt(names: t.Iterable[str]) -> list[str]:
+    """A sentence for each variable that is almost one of ours: what it lists would be taken for unwanted."""
+    ours = {name for name in map(str, names) if name.startswith("vmnet_")}
+    if _OF_GUESTS in ours:
+        return []
+    close = {name: difflib.get_close_matches(name, _ALL, 1, 0.85) for name in sorted(ours.difference(_ALL))}
+    return [
+        f"{name}: there is no such variable; perhaps {found[0]} is meant. If it is yours, give it another name."
+        for name, found in close.items()
+        if found
+    ]
 
 
 def read(variables: t.Mapping[str, t.Any]) -> tuple[t.Optional[Asked], list[str]]:

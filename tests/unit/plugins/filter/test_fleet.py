@@ -64,6 +64,27 @@ def test_what_is_wrong_on_a_host_is_told_before_it_is_reached() -> None:
     assert all(text.endswith(".") for texts in found.values() for text in texts)
 
 
+def test_a_variable_that_is_almost_ours_is_told_and_others_are_not() -> None:
+    guests = [{"name": "a", "memory": 64}]
+    hosts: dict[str, t.Any] = {
+        "beside": {"vmnet_networks": [NAT], "vmnet_guest": guests, "vmnet_exclusive": True},
+        "alone": {"vmnet_network": [NAT]},
+        "switch": {"vmnet_networks": [ROUTED], "vmnet_exlusive": True},
+        "right": {"vmnet_guests": guests, "vmnet_drawing": "x", "vmnet_rack": "4", "our_vmnet_guest": 1},
+        "nested": {"vmnet_guests": guests, "vmnet_host": "one", "vmnet_guest": "nested", "vmnet_network_names": []},
+    }
+    found = fleet_check(hosts, list(hosts))
+    assert found["problems"] == {
+        host: [f"{name}: there is no such variable; perhaps {meant} is meant. If it is yours, give it another name."]
+        for host, name, meant in (
+            ("beside", "vmnet_guest", "vmnet_guests"),
+            ("alone", "vmnet_network", "vmnet_networks"),
+            ("switch", "vmnet_exlusive", "vmnet_exclusive"),
+        )
+    }
+    assert found["idle"] == []
+
+
 def test_what_ansible_would_refuse_without_a_place_has_one() -> None:
     wrong: dict[str, tuple[dict[str, t.Any], str]] = {
         "typo": (
