@@ -255,9 +255,9 @@ def _make(name: str, hosts: t.Sequence[str], kind: str) -> Lab:
     lab = Lab(name, members[0], tuple(members[1:]))
     _connect(lab)
     for host in lab.hosts:
-        if host.kind in WHOLE:
-            patience = vm.PATIENCE if host.kind == VM else TIMEOUT
-            wait_until(lambda h=host: _is_up(h), patience, f"{host.name} to be up on the LAN")  # type: ignore[misc]
+        patience = vm.PATIENCE if host.kind == VM else TIMEOUT
+        is_up = _is_up if host.kind in WHOLE else _has_addresses
+        wait_until(lambda h=host, up=is_up: up(h), patience, f"{host.name} to be up on the LAN")  # type: ignore[misc]
     return lab
 
 
@@ -365,6 +365,11 @@ def _system_init_of(supervisor: Process) -> t.Optional[Process]:
     """Below the supervisor and unshare(1) is systemd-nspawn(1), whose child is process 1."""
     nspawn = _init_of(supervisor)
     return systemd_of(nspawn) if nspawn is not None else None
+
+
+def _has_addresses(host: Host) -> bool:
+    """Whether nobody on the LAN has been found to have the same ones."""
+    return not host.run("ip", "-6", "address", "show", "dev", UPLINK, "tentative").stdout
 
 
 def _is_up(host: Host) -> bool:

@@ -287,32 +287,8 @@ class AnyHost:
             raise AssertionError(f"a rerun did not rest: {found}")
 
     def settle(self) -> None:
-        """Wait until the kernel has nothing more to say about what was done.
-
-        An interface learns after up to a second that it has a carrier or has lost it, gets its link-local address
-        then, and is sure of it after another, carrier or not. A bridge that never had a port may not know for ever.
-        """
-        patience = time.monotonic() + 3
-
-        def settled() -> bool:
-            script = "ip -j addr show; echo @@@; grep -s ^0 /proc/sys/net/ipv6/conf/*/disable_ipv6"
-            shown, _marker, ipv6 = self.run("sh", "-c", script, check=False).stdout.partition("@@@\n")
-            for link in json.loads(shown):
-                flags, addresses = link.get("flags", ()), link.get("addr_info", ())
-                if "UP" not in flags or "LOOPBACK" in flags:
-                    continue
-                state, carrier = link.get("operstate"), "LOWER_UP" in flags
-                learns = state == "UNKNOWN" or carrier != (state == "UP")
-                expects = carrier and f"/{link['ifname']}/" in ipv6
-                own = [address for address in addresses if str(address.get("local")).startswith("fe80")]
-                awaits = (expects and not own) or any(address.get("tentative") for address in own)
-                if time.monotonic() < patience and (learns or awaits):
-                    return False
-                if carrier and any(address.get("tentative") for address in addresses):
-                    return False
-            return True
-
-        await_condition(settled, "the kernel to settle")
+        """Wait until the kernel has nothing more to say about what was done."""
+        settle(self.run)
 
 
 class Host(AnyHost):
@@ -440,6 +416,35 @@ def finish_module(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> R
         return t.cast("Result", json.loads(output))
     except json.JSONDecodeError:
         raise AssertionError(f"the module ended with {process.returncode} and no result: {errors}{output}") from None
+
+
+def settle(run: t.Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Wait until the kernel of a host, on which C(run) runs commands, has nothing more to say about what was done.
+
+    An interface learns after up to a second that it has a carrier or has lost it, gets its link-local address then, and
+    is sure of it after another, carrier or not. A bridge that never had a port may not know for ever.
+    """
+    patience = time.monotonic() + 3
+
+    def settled() -> bool:
+        script = "ip -j addr show; echo @@@; grep -s ^0 /proc/sys/net/ipv6/conf/*/disable_ipv6"
+        shown, _marker, ipv6 = run("sh", "-c", script, check=False).stdout.partition("@@@\n")
+        for link in json.loads(shown):
+            flags, addresses = link.get("flags", ()), link.get("addr_info", ())
+            if "UP" not in flags or "LOOPBACK" in flags:
+                continue
+            state, carrier = link.get("operstate"), "LOWER_UP" in flags
+            learns = state == "UNKNOWN" or carrier != (state == "UP")
+            expects = carrier and f"/{link['ifname']}/" in ipv6
+            own = [address for address in addresses if str(address.get("local")).startswith("fe80")]
+            awaits = (expects and not own) or any(address.get("tentative") for address in own)
+            if time.monotonic() < patience and (learns or awaits):
+                return False
+            if carrier and any(address.get("tentative") for address in addresses):
+                return False
+        return True
+
+    await_condition(settled, "the kernel to settle")
 
 
 def await_condition(condition: t.Callable[[], bool], what: str, timeout: float = TIMEOUT) -> None:

@@ -5,18 +5,21 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import difflib
 import pathlib
 import re
+import typing as t
 
 from lab import hosts
+from support.hosts import settle
 
 #: What time and traffic alone change.
 _CLOCKS = re.compile(r'"(valid_life_time|preferred_life_time|\w+_timer|packets|bytes)": ?[0-9.]+,? ?')
 
 
 def dump(host: hosts.Host) -> dict[str, str]:
-    """Links, addresses, routes, rules, firewall, settings, files and running programs of the host."""
+    """Links, addresses, routes, rules, firewall, settings, files and running programs, when they have settled."""
     commands = {
         "links": "ip -d -j address",
         "routes": "ip -j route show table all",
@@ -28,6 +31,7 @@ def dump(host: hosts.Host) -> dict[str, str]:
         "programs": "ps -e -o args=",
         "files": "find /etc /run/labspan /var/lib/labspan -path /var/lib/labspan/tiny_guest -prune -o -type f -print",
     }
+    settle(host.run)
     elsewhere = _of_this_machine()
     found = {name: host.run(*command.split(), check=False).stdout for name, command in commands.items()}
     found = {name: _CLOCKS.sub("", text) for name, text in found.items()}
@@ -42,6 +46,12 @@ def dump(host: hosts.Host) -> dict[str, str]:
     elsewhere |= _of_this_machine()
     found["files"] = "\n".join(line for line in found["files"].splitlines() if line not in elsewhere)
     return found
+
+
+def dumps(some: t.Sequence[hosts.Host]) -> dict[str, dict[str, str]]:
+    """Those of many hosts by their names, taken at once."""
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        return dict(zip((host.name for host in some), pool.map(dump, some)))
 
 
 def _of_this_machine() -> set[str]:

@@ -10,19 +10,16 @@ secret, which must be found in the same places, or the search would prove nothin
 from __future__ import annotations
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import typing as t
 
 import pytest
 from support.hosts import TIMEOUT
 from support.system_host import SystemHost, needs_system_host
+from support.users import User
 
 pytestmark = [needs_system_host, pytest.mark.one_interpreter]
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 SECRET = "xyzzy-5ecret"
 TWIN = "plugh-public"
 SEED = "/var/lib/labspan/guests/vm1/seed.iso"
@@ -83,32 +80,20 @@ class Seen(t.NamedTuple):
 
 def play(host: SystemHost, path: pathlib.Path, variables: dict[str, t.Any], *tasks: dict[str, t.Any]) -> Seen:
     """Run tasks with everything that makes Ansible talk."""
-    (path / "variables.json").write_text(json.dumps(variables))
-    (path / "play.json").write_text(
-        json.dumps([{"hosts": "all", "gather_facts": False, "vars_files": ["variables.json"], "tasks": list(tasks)}])
-    )
-    (path / "hosts.json").write_text(json.dumps({"all": {"hosts": {"labhost": host.variables}}}))
+    user = User(path)
+    user.write("variables.json", variables)
+    user.write("hosts.json", {"all": {"hosts": {"labhost": host.variables}}})
     host.run("sh", "-c", "rm -f /root/seen; journalctl --sync; journalctl --rotate --vacuum-time=1s")
-    environment = {
-        **os.environ,
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
-        "ANSIBLE_HOME": str(path / "ansible"),
-        "ANSIBLE_PIPELINING": "true",
-        "ANSIBLE_NOCOLOR": "true",
-        "ANSIBLE_INJECT_INVOCATION": "true",  # from 2.21 on it is left out otherwise
-    }
-    program = str(pathlib.Path(sys.executable).with_name("ansible-playbook"))
-    done = subprocess.run(
-        [program, "-vvv", "--diff", "-i", str(path / "hosts.json"), str(path / "play.json")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    played = user.play(
+        [{"hosts": "all", "gather_facts": False, "vars_files": ["variables.json"], "tasks": list(tasks)}],
+        *("-vvv", "--diff", "-i", "hosts.json"),
+        code=None,
         timeout=3 * TIMEOUT,
+        ANSIBLE_INJECT_INVOCATION="true",  # from 2.21 on it is left out otherwise
     )
     host.run("journalctl", "--sync")
     seen = host.run("sh", "-c", "cat /root/seen; ps -ewwwo args", check=False).stdout
-    return Seen(done.returncode, done.stdout + done.stderr, host.journal("-o", "verbose"), seen)
+    return Seen(played.code, played.output, host.journal("-o", "verbose"), seen)
 
 
 def readable(host: SystemHost, word: str) -> list[str]:

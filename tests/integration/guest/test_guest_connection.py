@@ -18,8 +18,9 @@ import typing as t
 import pytest
 from support import fake_agent, fake_console
 from support.debian_guest import DebianGuest, needs_debian_guest
-from support.guest_tasks import Result, Tasks
+from support.guest_tasks import Tasks
 from support.hosts import Host, await_condition
+from support.users import Task
 
 from .conftest import RUNTIME, STATE, Guests
 
@@ -52,7 +53,7 @@ def _stand_in(host: Host, path: str, program: t.Optional[str], *arguments: str) 
     await_condition(lambda: f"{path} " in host.out("ss", "-lxH"), f"the stand-in on {path}")
 
 
-def of(results: t.Sequence[Result], guest: str, action: str) -> t.Any:
+def of(results: t.Sequence[Task], guest: str, action: str) -> t.Any:
     (found,) = [one["result"] for one in results if one["host"] == guest and one["action"] == action]
     return found
 
@@ -78,14 +79,14 @@ def everything(directory: pathlib.Path) -> list[dict[str, t.Any]]:
     ]  # fmt: skip
 
 
-def check_everything(results: t.Sequence[Result], directory: pathlib.Path, guest: str, file: str) -> None:
-    assert of(results, guest, "ansible.builtin.setup")["ansible_facts"]["ansible_system"] == "Linux"
-    command = of(results, guest, "ansible.builtin.command")
+def check_everything(results: t.Sequence[Task], directory: pathlib.Path, guest: str, file: str) -> None:
+    assert of(results, guest, "setup")["ansible_facts"]["ansible_system"] == "Linux"
+    command = of(results, guest, "command")
     assert (command["rc"], command["stdout"], command["stderr"]) == (3, "ö\nü", "ä b")
-    shell = of(results, guest, "ansible.builtin.shell")
+    shell = of(results, guest, "shell")
     assert shell["rc"] == 7
     assert shell["stdout"].endswith("broot")
-    script = of(results, guest, "ansible.builtin.script")
+    script = of(results, guest, "script")
     assert (script["rc"], script["stdout"], script["stderr"]) == (4, "a b\n", "bad\n")
     assert (directory / guest / "back").read_bytes() == (directory / file).read_bytes()
 
@@ -114,8 +115,8 @@ def test_without_python_or_pipelining_raw_script_and_copies_work(
         {"ansible.builtin.ping": {}},
     ]
     results = tasks.must(wanted, guest)
-    assert of(results, "tiny", "ansible.builtin.raw")["stdout"] == "here\n"
-    assert of(results, "tiny", "ansible.builtin.script")["stdout"] == "there\n"
+    assert of(results, "tiny", "raw")["stdout"] == "here\n"
+    assert of(results, "tiny", "script")["stdout"] == "there\n"
 
 
 def test_tasks_in_one_guest_at_the_same_time_wait_for_each_other(host: Host, tasks: Tasks) -> None:
@@ -226,9 +227,9 @@ def test_the_tiny_guest_by_its_console(
     assert (tmp_path / "back").read_bytes() == content
     assert base64.b64decode(told["result"]["stdout"]) == b"644 20000\n\0\r\n\xff"
     assert "/tmp/none could not be read in guest gc-tiny on lab host lab1: " in missing["result"]["msg"]
-    raw = of(results, "gc-tiny", "ansible.builtin.raw")
+    raw = of(results, "gc-tiny", "raw")
     assert (raw["rc"], raw["stdout"], raw["stderr"]) == (3, "seldom word\n", "Linux\n")
-    script = of(results, "gc-tiny", "ansible.builtin.script")
+    script = of(results, "gc-tiny", "script")
     assert script["rc"] == 4
     # Nothing is left there, and no command is on its screen.
     (left,) = tasks.must([{"ansible.builtin.raw": "ls -A /tmp"}], {"gc-tiny": {"vmnet_guest_timeout": 120}})
@@ -261,7 +262,7 @@ def test_a_debian_without_a_network_by_its_agent_and_by_its_console(
         {"ansible.builtin.command": "id -un", "become": True, "become_user": "ada"},
     ]
     prepared = tasks.must(prepare, {"agent": ways["agent"]})
-    assert of(prepared, "agent", "ansible.builtin.command")["stdout"] == "ada"
+    assert of(prepared, "agent", "command")["stdout"] == "ada"
     # What a guest is given lies in it; what is fetched from it, and what it is made from, here.
     wanted = everything(tmp_path)
     for way, variables in ways.items():

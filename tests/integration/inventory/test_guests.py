@@ -15,8 +15,8 @@ import typing as t
 import pytest
 from ansible.parsing.vault import VaultLib, VaultSecret
 from support.hosts import Host, await_condition, cable
-from support.inventories import User, by_namespace
 from support.ssh import Ssh
+from support.users import User, by_namespace
 
 pytestmark = pytest.mark.one_interpreter
 

@@ -12,8 +12,8 @@ import typing as t
 import pytest
 from support.debian_guest import DebianGuest, needs_debian_guest
 from support.hosts import Host, cable
-from support.inventories import User
 from support.ssh import Ssh
+from support.users import User
 
 #: Seconds of one task, which the tests let take no longer than five minutes.
 PATIENCE = 270

@@ -6,20 +6,17 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import typing as t
 
 import pytest
 from support.hosts import AnyHost, Host
 from support.system_host import SystemHost, needs_system_host
+from support.users import User
 
 pytestmark = pytest.mark.one_interpreter
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 SCENARIOS = ("private", "routed", "nat")
 
 #: What differs from one making to the next: numbers that the kernel gives, and times.
@@ -94,8 +91,8 @@ def _lasting(shown: t.Any) -> t.Any:
 
 def play_roles(host: AnyHost, variables: t.Mapping[str, t.Any], path: pathlib.Path, state: str) -> None:
     """All networks by their roles."""
-    inventory, play = path / "inventory.json", path / "play.yml"
-    inventory.write_text(json.dumps({"all": {"hosts": {"labhost": dict(variables)}}}))
+    user = User(path)
+    user.write("hosts.json", {"all": {"hosts": {"labhost": dict(variables)}}})
     account = variables.get("account")
     named = dict(zip(SCENARIOS, networks(account=account)))
     roles = [
@@ -108,18 +105,7 @@ def play_roles(host: AnyHost, variables: t.Mapping[str, t.Any], path: pathlib.Pa
         }
         for scenario in SCENARIOS
     ]
-    play.write_text(json.dumps([{"hosts": "all", "gather_facts": False, "roles": roles}]))
-    environment = {
-        **os.environ,
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
-        "ANSIBLE_HOME": str(path / "ansible"),
-        "ANSIBLE_PIPELINING": "true",
-    }
-    program = str(pathlib.Path(sys.executable).parent / "ansible-playbook")
-    done = subprocess.run(
-        [program, "-i", inventory, play], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    user.play([{"hosts": "all", "gather_facts": False, "roles": roles}], "-i", "hosts.json")
 
 
 def hold_both_ways_together(host: AnyHost, variables: t.Mapping[str, t.Any], path: pathlib.Path) -> None:

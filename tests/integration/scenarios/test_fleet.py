@@ -5,21 +5,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import pathlib
-import subprocess
-import sys
 import typing as t
 
 import pytest
 from lab import hosts
 from lab.processes import wait_until
-from support.traces import differences, dump
+from support.tiny_guests import tiny_guest as guest
+from support.traces import differences, dump, dumps
+from support.users import ROOT, Played, Running, User, entered, inventory
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
-SITE = ROOT / "playbooks" / "site.yml"
 CONSOLE = ROOT / "roles" / "tiny_guest" / "files" / "guest_console.py"
 
 Options = t.Dict[str, t.Any]
@@ -27,19 +24,6 @@ Dumps = t.Dict[str, t.Dict[str, str]]
 
 #: The two guests of the first host, which talk to each other whatever becomes of their network.
 TALKERS = {"one": "10.1.0.1", "two": "10.1.0.2"}
-
-
-def guest(name: str, *words: str) -> Options:
-    cmdline = ["console=ttyS0", "no_timer_check", "quiet", "panic=1", f"labspan.hostname={name}", *words]
-    return {
-        "name": name,
-        "memory": 128,
-        "kernel": "/var/lib/labspan/tiny_guest/vmlinux",
-        "initrd": "/var/lib/labspan/tiny_guest/initrd.img",
-        "wait_for": "console",
-        "console_pattern": "labspan: .* ready",
-        "cmdline": " ".join(cmdline),
-    }
 
 
 def talk(scenario: str) -> Options:
@@ -53,17 +37,9 @@ def talk(scenario: str) -> Options:
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Played:
-    """How a playbook ended, and which tasks reached which hosts."""
-
-    code: int
-    output: str
-    reached: list[Options]
-
-    @property
-    def changed(self) -> list[str]:
-        return sorted(task["host"] for task in self.reached if task["changed"])
+def changed(played: Played) -> list[str]:
+    """The hosts that a run changed, each as often as it did."""
+    return sorted(task["host"] for task in played.changed)
 
 
 class Fleet:
@@ -72,7 +48,7 @@ class Fleet:
     def __init__(self, lab: hosts.Lab, path: pathlib.Path, *, guests: bool) -> None:
         self.lab = lab
         self.guests = guests
-        self.path = path
+        self.user = User(path)
         self.names = [host.name for host in lab.hosts]
         self.of_hosts: dict[str, Options] = {name: self._networks(index) for index, name in enumerate(self.names)}
 
@@ -87,66 +63,26 @@ class Fleet:
         taps = [{"name": f"x{number}"} for number in range(1 + index % 3)]
         return {"vmnet_networks_extra": [{"name": "more", "scenario": kind, **subnet, "taps": taps}]}
 
-    def inventory(self) -> pathlib.Path:
-        connection = {"ansible_connection": "labspan.vmnet.netns", "ansible_python_interpreter": "/usr/bin/python3"}
-        found: dict[str, Options] = {
-            host.name: {"ansible_netns_pid_file": str(host.pid_file), **self.of_hosts[host.name]}
-            for host in self.lab.hosts
-        }
+    def start(self, *options: str, **environment: str) -> Running:
         web = {"name": "web", "scenario": "nat", "taps": [{"name": "w-{{ inventory_hostname }}"}]}
         own = {"name": "own", "scenario": "routed", "subnet": "10.{{ 200 + vmnet_number }}.0.0/24"}
-        for number, name in enumerate(self.names):
-            found[name]["vmnet_number"] = number
-        file = self.path / "inventory.json"
-        file.write_text(
-            json.dumps({"lab_hosts": {"hosts": found, "vars": {**connection, "vmnet_networks": [web, own]}}})
-        )
-        return file
-
-    def start(
-        self, *options: str, tag: str = "", inventory: t.Optional[pathlib.Path] = None, **environment: str
-    ) -> subprocess.Popen[str]:
-        known = {
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
-            "ANSIBLE_HOME": str(self.path / "ansible"),
-            "ANSIBLE_PIPELINING": "true",
-            "ANSIBLE_FORKS": "5",
-            "ANSIBLE_CALLBACK_PLUGINS": str(pathlib.Path(__file__).parent / "callbacks"),
-            "ANSIBLE_CALLBACKS_ENABLED": "reached",
-            "ANSIBLE_NOCOLOR": "true",
-            "REACHED": str(self.path / f"reached{tag}"),
-            **environment,
-        }
-        program = str(pathlib.Path(sys.executable).parent / "ansible-playbook")
-        return subprocess.Popen(
-            [program, "-i", str(inventory or self.inventory()), *options, str(SITE)],
-            env=known,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def finish(self, process: subprocess.Popen[str], tag: str = "") -> Played:
-        output, _nothing = process.communicate()
-        reached = self.path / f"reached{tag}"
-        lines = reached.read_text().splitlines() if reached.exists() else []
-        reached.unlink(missing_ok=True)
-        return Played(process.returncode, output, [json.loads(line) for line in lines])
+        of_hosts = {name: {"vmnet_number": number, **self.of_hosts[name]} for number, name in enumerate(self.names)}
+        self.user.write("hosts.json", inventory(self.lab, {"vmnet_networks": [web, own]}, of_hosts))
+        return self.user.start("site", "-i", "hosts.json", *options, **environment)
 
     def play(self, *options: str, code: int = 0, **environment: str) -> Played:
-        played = self.finish(self.start(*options, **environment))
+        played = self.start(*options, **environment).finish()
         assert played.code == code, played.output
         return played
 
     def dumps(self) -> Dumps:
-        return {host.name: dump(host) for host in self.lab.hosts}
+        return dumps(self.lab.hosts)
 
     def rests(self, **environment: str) -> None:
         """A run reaches each host by one task, and that changes nothing."""
         before = self.dumps()
         again = self.play(**environment)
-        assert again.changed == [], again.output
+        assert changed(again) == [], again.output
         assert sorted(task["host"] for task in again.reached) == sorted(self.names)
         assert differences(before, self.dumps()) == [], "a run that reports no change has changed something"
 
@@ -192,9 +128,6 @@ def fleet(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> t.Iterator[
     size, guests = request.param
     name = f"fleet-{os.getpid()}-{size}"
     made = hosts.up(name, [f"lab{number}" for number in range(size)], tiny_guest=guests)
-    tentative = "ip", "-6", "address", "show", "tentative"
-    for host in made.hosts:
-        wait_until(lambda host=host: not host.run(*tentative).stdout, 10, "the end of duplicate address detection")
     yield Fleet(made, tmp_path, guests=guests)
     hosts.down(name)
 
@@ -209,7 +142,7 @@ def test_a_fleet_lives(fleet: Fleet) -> None:
     if not fleet.guests:
         plan_the_example(fleet)
     planned = fleet.play("--check", "--diff")
-    assert planned.changed == sorted(fleet.names)
+    assert changed(planned) == sorted(fleet.names)
     assert '+        "web0": {' in planned.output
     assert differences(before, fleet.dumps()) == [], "check mode has written"
 
@@ -217,7 +150,7 @@ def test_a_fleet_lives(fleet: Fleet) -> None:
     broken.run("ip", "link", "add", "web0", "type", "veth", "peer", "web9")
     refused = dump(broken)
     made = fleet.play(code=2)
-    assert made.changed == sorted(fleet.names[:-1])
+    assert changed(made) == sorted(fleet.names[:-1])
     assert "web0" in made.output
     changes = differences({broken.name: refused}, {broken.name: dump(broken)})
     assert changes == [], "a host that was refused was changed"
@@ -225,7 +158,7 @@ def test_a_fleet_lives(fleet: Fleet) -> None:
     up = fleet.dumps()
     assert all(up[name]["firewall"] != before[name]["firewall"] for name in fleet.names[:-1])
     assert [".zip" in up[name]["files"] for name in fleet.names] == [True] * (len(fleet.names) - 1) + [False]
-    assert fleet.play().changed == [broken.name]
+    assert changed(fleet.play()) == [broken.name]
 
     two_runs_at_once(fleet)
     if fleet.guests:
@@ -233,38 +166,33 @@ def test_a_fleet_lives(fleet: Fleet) -> None:
         live_changes(fleet)
         exclusive(fleet)
 
-    assert fleet.play("-e", "vmnet_state=absent").changed == sorted(fleet.names)
+    assert changed(fleet.play("-e", "vmnet_state=absent")) == sorted(fleet.names)
     assert differences(before, fleet.dumps()) == []
 
 
 def plan_the_example(fleet: Fleet) -> None:
     """The inventory that the collection shows, on hosts that are here, whose cards and images are called otherwise."""
-    pids = fleet.lab.hosts[0].pid_file.parent / "{{ inventory_hostname }}.pid"
     here = {
-        "ansible_connection": "labspan.vmnet.netns",
-        "ansible_netns_pid_file": str(pids),
-        "ansible_python_interpreter": "/usr/bin/python3",
+        **entered(fleet.lab.hosts[0].pid_file.parent / "{{ inventory_hostname }}.pid"),
         "lan_card": hosts.UPLINK,
         "debian": [],
         # Nothing configures the card at boot.
         "vmnet_persistent": "false",
     }
-    inventory = ROOT / "playbooks" / "inventory" / "fleet.yml"
-    planned = fleet.finish(fleet.start("--check", "-e", json.dumps(here), inventory=inventory))
-    assert planned.code == 0, planned.output
-    assert set(planned.changed) == {"lab1", "lab2", "lab3"}
+    example = str(ROOT / "playbooks" / "inventory" / "fleet.yml")
+    planned = fleet.user.play("site", "-i", example, "--check", "-e", json.dumps(here))
+    assert set(changed(planned)) == {"lab1", "lab2", "lab3"}
     assert {task["action"] for task in planned.reached if task["host"] == "lab3"} == {"bridge_uplink", "lab_host"}
 
 
 def two_runs_at_once(fleet: Fleet) -> None:
     """They wait for each other on each host, and the second one finds what the first one has made."""
-    changed = fleet.names[2]
-    (network,) = fleet.of_hosts[changed]["vmnet_networks_extra"]
+    third = fleet.names[2]
+    (network,) = fleet.of_hosts[third]["vmnet_networks_extra"]
     network["taps"] += [{"name": f"y{number}"} for number in range(3)]
-    both = [fleet.start(tag=tag) for tag in ("1", "2")]
-    played = [fleet.finish(process, tag) for process, tag in zip(both, ("1", "2"))]
+    played = [running.finish() for running in [fleet.start(), fleet.start()]]
     assert [each.code for each in played] == [0, 0], played[0].output + played[1].output
-    assert [name for each in played for name in each.changed] == [changed]
+    assert [name for each in played for name in changed(each)] == [third]
     fleet.rests()
 
 
@@ -277,7 +205,7 @@ def live_changes(fleet: Fleet) -> None:
     for scenario in ("routed", "nat", "private"):
         fleet.of_hosts[first.name] = {"vmnet_networks_extra": [talk(scenario)]}
         said = heard(first)
-        assert fleet.play().changed == [first.name]
+        assert changed(fleet.play()) == [first.name]
         assert scenario_of(first) == scenario
         assert identities(first) == are
         wait_until(lambda said=said: heard(first) > said + 5, 60, "more over the same connection")  # type: ignore[misc]
@@ -289,9 +217,9 @@ def exclusive(fleet: Fleet) -> None:
     host = fleet.lab.hosts[2]
     others = {name: found for name, found in fleet.dumps().items() if name != host.name}
     fleet.of_hosts[host.name].pop("vmnet_networks_extra")
-    assert fleet.play().changed == []
+    assert changed(fleet.play()) == []
     assert '"more0"' in dump(host)["links"]
-    assert fleet.play("-e", "vmnet_exclusive=true").changed == [host.name]
+    assert changed(fleet.play("-e", "vmnet_exclusive=true")) == [host.name]
     links = dump(host)["links"]
     assert '"web0"' in links
     assert not {name for name in ("more0", "x0", "y0", "y2") if f'"{name}"' in links}

@@ -8,15 +8,11 @@ None of the hosts is there: which ones a task fails to reach tells whom it went 
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
 import re
-import subprocess
-import sys
 import typing as t
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
+from support.users import User, entered
 
 L2 = {"vmnet_networks": [{"name": "office", "scenario": "l2", "interface": "uplink0"}]}
 PRIVATE = {"vmnet_networks": [{"name": "lab", "scenario": "private"}]}
@@ -27,25 +23,11 @@ LAB = "See to networks and guests"
 
 def play(tmp_path: pathlib.Path, hosts: dict[str, t.Any], *options: str) -> list[tuple[str, list[str]]]:
     """The tasks that reach for hosts, in order, with the hosts that they failed to reach."""
-    dead = {"ansible_connection": "labspan.vmnet.netns", "ansible_netns_pid_file": str(tmp_path / "none.pid")}
-    inventory = tmp_path / "inventory.json"
-    inventory.write_text(json.dumps({"lab_hosts": {"vars": dead, "hosts": hosts}}))
-    playbook = pathlib.Path(sys.executable).with_name("ansible-playbook")
-    done = subprocess.run(
-        [sys.executable, str(playbook), "-i", str(inventory), str(ROOT / "playbooks" / "site.yml"), *options],
-        env={
-            **os.environ,
-            "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
-            "ANSIBLE_HOME": str(tmp_path / "ansible"),
-            "ANSIBLE_NOCOLOR": "true",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode != 0, done.stdout
-    tasks = re.split(r"^TASK \[(.*?)\].*$", done.stdout, flags=re.MULTILINE)[1:]
+    user = User(tmp_path)
+    user.write("hosts.json", {"lab_hosts": {"vars": entered(tmp_path / "none.pid"), "hosts": hosts}})
+    played = user.play("site", "-i", "hosts.json", *options, code=None)
+    assert played.code != 0, played.output
+    tasks = re.split(r"^TASK \[(.*?)\].*$", played.output, flags=re.MULTILINE)[1:]
     found = [
         (name, sorted(re.findall(r"^fatal: \[(.*?)\]", output, re.MULTILINE)))
         for name, output in zip(tasks[::2], tasks[1::2])

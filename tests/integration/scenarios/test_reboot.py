@@ -9,11 +9,9 @@ A network of each scenario that lives on the host, two tiny guests, and a Debian
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 import re
 import subprocess
-import sys
 import typing as t
 
 import pytest
@@ -22,21 +20,14 @@ from support.debian_guest import DebianGuest, needs_debian_guest
 from support.hosts import Host, await_condition
 from support.lans import Lan
 from support.system_host import SystemHost, needs_system_host
+from support.users import User
 
 pytestmark = [needs_system_host, needs_debian_guest, pytest.mark.one_interpreter, pytest.mark.long]
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 MAC = "52:54:00:00:00:19"
 UPLINK = "[Match]\nName=eth0\n\n[Network]\nAddress=10.77.0.5/24\nGateway=10.77.0.1\nIPv6AcceptRA=no\n"
 
-PLAY = """\
-- hosts: lab_hosts
-  gather_facts: false
-  roles:
-    - labspan.vmnet.private
-    - labspan.vmnet.routed
-    - labspan.vmnet.nat
-"""
+ROLES = ["labspan.vmnet.private", "labspan.vmnet.routed", "labspan.vmnet.nat"]
 
 #: Without a mount point for it, a boot of the Debian takes a minute on a busy machine.
 BOOT = 300.0
@@ -84,29 +75,13 @@ def debian(files: DebianGuest, key: str) -> dict[str, t.Any]:
     }
 
 
-def provision(host: SystemHost, variables: t.Mapping[str, t.Any], path: pathlib.Path) -> str:
-    """Run the play, as an administrator would; what it printed."""
-    inventory, play = path / "inventory.json", path / "play.yml"
-    inventory.write_text(json.dumps({"lab_hosts": {"hosts": {"labhost": host.variables}, "vars": dict(variables)}}))
-    play.write_text(PLAY)
-    environment = {
-        **os.environ,
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
-        "ANSIBLE_HOME": str(path / "ansible"),
-        "ANSIBLE_PIPELINING": "true",
-        "ANSIBLE_NOCOLOR": "true",
-    }
-    program = str(pathlib.Path(sys.executable).parent / "ansible-playbook")
-    done = subprocess.run(
-        [program, "-i", str(inventory), str(play)], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr + host.failures()
-    return done.stdout
-
-
-def changes(output: str) -> int:
-    (count,) = re.findall(r"changed=(\d+)", output)
-    return int(count)
+def provision(host: SystemHost, variables: t.Mapping[str, t.Any], path: pathlib.Path) -> int:
+    """Run the roles, as an administrator would; how many tasks changed something."""
+    user = User(path)
+    user.write("hosts.json", {"lab_hosts": {"hosts": {"labhost": host.variables}, "vars": variables}})
+    played = user.play([{"hosts": "lab_hosts", "gather_facts": False, "roles": ROLES}], "-i", "hosts.json", code=None)
+    assert played.code == 0, played.output + host.failures()
+    return len(played.changed)
 
 
 _ALIKE = re.compile(r'"(?:handle|packets|bytes|ifindex|link_index|valid_life_time|preferred_life_time)": \d+,? ?')
@@ -174,10 +149,10 @@ def test_after_a_reboot_everything_is_back(
             binds=debian_guest.binds,
         )
         with host:
-            assert changes(provision(host, variables, tmp_path))
+            assert provision(host, variables, tmp_path)
             assert ask(host, "hostname; id -un") == "web\nada"
             before = network(host)
-            assert changes(provision(host, variables, tmp_path)) == 0
+            assert provision(host, variables, tmp_path) == 0
 
             # Nothing of ours that needs Python could run.
             host.run("sh", "-c", "mv $(readlink -f /usr/bin/python3) /usr/bin/python3.away")
@@ -191,4 +166,4 @@ def test_after_a_reboot_everything_is_back(
             console = "/var/lib/labspan/guests/hermit/console.log"
             await_condition(lambda: "labspan: " in host.run("cat", console).stdout, "the guest of the private network")
             assert not reaches(host, "10.96.0.2")
-            assert changes(provision(host, variables, tmp_path)) == 0
+            assert provision(host, variables, tmp_path) == 0

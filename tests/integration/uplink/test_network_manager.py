@@ -197,6 +197,9 @@ def test_a_static_host_has_all_of_it_again_after_a_restart_and_a_reboot(python_p
             assert layer3(host, "br0") == before
             with_tap(host)
             host.run("systemctl", "restart", "NetworkManager")
+            await_condition(
+                lambda: active(host) == {"br0": "br0", "eth0": "br0-eth0"}, "NetworkManager to have both again"
+            )
         assert servers(host) == ["search lab.example", f"nameserver {GATEWAY}"]
         assert layer3(host, "br0") == before
         assert ports(host) == {"eth0", "tap7"}

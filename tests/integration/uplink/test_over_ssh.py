@@ -7,11 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
-import os
 import pathlib
-import subprocess
-import sys
 import threading
 import typing as t
 
@@ -19,10 +15,10 @@ import pytest
 from support.hosts import TIMEOUT, Host, await_condition
 from support.ssh import Door, Ssh
 from support.uplinks import ADDRESS, ADDRESS6, state, uplink_host
+from support.users import Played, User
 
 pytestmark = pytest.mark.one_interpreter
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
 UPLINK = {"bridge": "br0", "interface": "eth0", "persistent": False, "confirm_timeout": 30}
 IMPATIENT = {**UPLINK, "confirm_timeout": 5, "accept_risk": True}
 
@@ -74,16 +70,12 @@ def remote(interpreter: str, python_path: pathlib.Path) -> t.Iterator[Remote]:
         yield made
 
 
-class Played(t.NamedTuple):
-    """How a playbook ended."""
-
-    status: int
-    output: str
-    tasks: list[dict[str, t.Any]]
+class Moved(Played):
+    """How a playbook ended that moves uplinks."""
 
     def uplinks(self, name: str = "h1") -> list[dict[str, t.Any]]:
         """The results of the tasks that move a host's uplink."""
-        found = [task for task in self.tasks if task["host"] == name and task["action"].endswith("bridge_uplink")]
+        found = [task for task in self.tasks if task["host"] == name and task["action"] == "bridge_uplink"]
         return [{**task["result"], "end": task["end"]} for task in found]
 
     def uplink(self, name: str = "h1") -> dict[str, t.Any]:
@@ -93,7 +85,7 @@ class Played(t.NamedTuple):
 
     def went_on(self, name: str = "h1") -> bool:
         """Whether the play came to the task after them."""
-        return any(task["host"] == name and task["action"].endswith("command") for task in self.tasks)
+        return any(task["host"] == name and task["action"] == "command" for task in self.tasks)
 
 
 def play(
@@ -102,7 +94,7 @@ def play(
     *moves: t.Mapping[str, t.Any],
     pipelining: bool = True,
     **keywords: t.Any,
-) -> Played:
+) -> Moved:
     """Move the uplinks with ansible-playbook as anybody would, and then do something else there."""
     tasks: list[dict[str, t.Any]] = [
         {
@@ -114,33 +106,11 @@ def play(
     ]
     tasks.append({"name": "Go on", "ansible.builtin.command": {"argv": ["true"]}})
     book = [{"hosts": "all", "gather_facts": False, "tasks": tasks, **keywords}]
-    (tmp_path / "play.json").write_text(json.dumps(book), encoding="utf-8")
-    inventory = {"all": {"hosts": {name: remote.variables for name, remote in remotes.items()}}}
-    (tmp_path / "hosts.json").write_text(json.dumps(inventory), encoding="utf-8")
-    results = tmp_path / "results"
-    results.unlink(missing_ok=True)
-    environment = {
-        **os.environ,
-        "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".build" / "collections"),
-        "ANSIBLE_HOME": str(tmp_path / "ansible"),
-        "ANSIBLE_PIPELINING": str(pipelining),
-        "ANSIBLE_CALLBACK_PLUGINS": str(pathlib.Path(__file__).parent / "callbacks"),
-        "ANSIBLE_CALLBACKS_ENABLED": "results",
-        "ANSIBLE_NOCOLOR": "true",
-        "RESULTS": str(results),
-    }
-    program = str(pathlib.Path(sys.executable).with_name("ansible-playbook"))
-    done = subprocess.run(
-        [program, "-i", str(tmp_path / "hosts.json"), str(tmp_path / "play.json")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=2 * TIMEOUT,
-    )
-    output = done.stdout + done.stderr
-    assert results.exists(), output
-    return Played(done.returncode, output, [json.loads(line) for line in results.read_text().splitlines()])
+    user = User(tmp_path)
+    user.write("hosts.json", {"all": {"hosts": {name: remote.variables for name, remote in remotes.items()}}})
+    played = user.play(book, "-i", "hosts.json", code=None, timeout=2 * TIMEOUT, ANSIBLE_PIPELINING=str(pipelining))
+    assert played.tasks, played.output
+    return Moved(played.code, played.output, played.tasks)
 
 
 def where(host: Host) -> dict[str, list[str]]:
@@ -160,7 +130,7 @@ ON_BRIDGE = {"eth0": [], "br0": [f"{ADDRESS}/24", f"{ADDRESS6}/64"], "default": 
 def test_there_and_back_over_the_connection_that_is_moved(remote: Remote, tmp_path: pathlib.Path) -> None:
     before = state(remote.host)
     there = play(tmp_path, {"h1": remote}, {**UPLINK, "check_mode": True}, UPLINK, UPLINK)
-    assert there.status == 0, there.output
+    assert there.code == 0, there.output
     foreseen, moved, again = there.uplinks()
     assert [result["changed"] for result in (foreseen, moved, again)] == [True, True, False], there.output
     assert (moved["phase"], again["actions"]) == ("confirmed", [])
@@ -172,7 +142,7 @@ def test_there_and_back_over_the_connection_that_is_moved(remote: Remote, tmp_pa
 
     # As Ansible works unless it is told otherwise: a connection for every file and every command.
     back = play(tmp_path, {"h1": remote}, {**UPLINK, "state": "absent"}, pipelining=False)
-    assert (back.status, back.uplink()["changed"], back.uplink()["phase"]) == (0, True, "confirmed"), back.output
+    assert (back.code, back.uplink()["changed"], back.uplink()["phase"]) == (0, True, "confirmed"), back.output
     assert where(remote.host) == ON_CARD
     assert state(remote.host) == before
     assert back.went_on()
@@ -183,7 +153,7 @@ def test_a_firewall_that_thinks_of_the_card_takes_the_host_back(remote: Remote, 
     before = state(remote.host)
     played = play(tmp_path, {"h1": remote}, IMPATIENT)
     result = played.uplink()
-    assert played.status == 2, played.output
+    assert played.code == 2, played.output
     assert (result["end"], result["changed"]) == ("failed", False)
     assert result["msg"].startswith("rolled back: no new connection got through within 5 seconds"), result
     assert "was not confirmed over a new connection within 5 seconds" in result["msg"]
@@ -208,7 +178,7 @@ def test_a_connection_that_dies_in_the_move_is_replaced(remote: Remote, tmp_path
     cutter.join()
     assert moved == [True]
     result = played.uplink()
-    assert played.status == 0, played.output
+    assert played.code == 0, played.output
     assert (result["changed"], result["phase"]) == (True, "confirmed")
     assert where(remote.host) == ON_BRIDGE
 
@@ -223,7 +193,7 @@ def test_the_play_stops_at_the_host_that_cannot_come_back(
         fleet["h2"].firewall("eth0")
         before = {name: state(remote.host) for name, remote in fleet.items()}
         played = play(tmp_path, fleet, IMPATIENT, serial=1, any_errors_fatal=True)
-        assert played.status == 2, played.output
+        assert played.code == 2, played.output
         assert (played.uplink("h1")["changed"], played.uplink("h1")["phase"]) == (True, "confirmed")
         assert played.went_on("h1")
         assert played.uplink("h2")["msg"].startswith("rolled back: ")
@@ -249,7 +219,7 @@ def test_a_host_that_stays_away_is_told_from_one_that_went_back(remote: Remote, 
     played = play(tmp_path, {"h1": remote}, IMPATIENT)
     cutter.join()
     result = played.uplink()
-    assert (played.status, result["end"]) == (2, "failed"), played.output
+    assert (played.code, result["end"]) == (2, "failed"), played.output
     assert "still cannot be reached" in result["msg"]
     assert not remote.door.open()
     remote.host.run("ip", "netns", "exec", "lan", "nft", "delete table ip cut")

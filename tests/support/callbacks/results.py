@@ -35,6 +35,7 @@ class CallbackModule(CallbackBase):
 
     @staticmethod
     def _write(end: str, result: t.Any) -> None:
-        task = {"host": result.host.get_name(), "action": result.task.action, "end": end}
+        action = result.task.action.rpartition(".")[2]
+        task = {"host": result.host.get_name(), "task": result.task.get_name(), "action": action, "end": end}
         with open(os.environ["RESULTS"], "a", encoding="utf-8") as file:
             file.write(json.dumps({**task, "result": result.result}, default=str) + "\n")
