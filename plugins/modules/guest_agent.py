@@ -90,6 +90,10 @@ author:
 """
 
 EXAMPLES = r"""
+- name: Make the account that the guest runs as
+  labspan.vmnet.guest_account:
+    name: vm1
+
 - name: A guest with a line to its agent
   labspan.vmnet.qemu_guest:
     name: vm1

@@ -96,6 +96,7 @@ options:
           path:
             description:
               - The image file, or a block device. Its directory must be there.
+              - One that is there already must be one that O(guests[].user) may read and write. A base image need only be readable.
               - The default is C(/var/lib/labspan/guests/NAME/diskN.qcow2). A CD drive has none, and is empty without O(guests[].disks[].path)
                 or with an empty one.
             type: str
@@ -362,7 +363,8 @@ options:
       user: &user
         description:
           - The account that QEMU runs as. It must be there.
-          - The default for a new guest is its own account, if M(labspan.vmnet.guest_account) has made one, else V(labspan-qemu).
+          - The default for a new guest is its own account, if M(labspan.vmnet.guest_account) has made one, else V(labspan-qemu), which
+            nobody makes by itself.
         type: str
       sandbox: &sandbox
         description:
@@ -502,6 +504,10 @@ author:
 """
 
 EXAMPLES = r"""
+- name: Make the account that a guest runs as
+  labspan.vmnet.guest_account:
+    name: vm1
+
 - name: A guest on a bridge, with an overlay on a downloaded image
   labspan.vmnet.qemu_guest:
     name: vm1
@@ -603,6 +609,7 @@ EXAMPLES = r"""
     cloud_init:
       delivery: smbios
       seed_url: http://192.168.100.1:8000/
+      datasource: nocloud-net  # with cloud-init before 24.1, as in Debian 12
 
 - name: Give a guest more memory, now
   labspan.vmnet.qemu_guest:

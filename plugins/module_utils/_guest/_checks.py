@@ -73,8 +73,8 @@ def program_problems(spec: GuestSpec) -> list[str]:
 
 def account_problem(spec: GuestSpec) -> str:
     return (
-        f"user: the account {spec.user} of guest {spec.name} does not exist on the managed host. Create it, or name "
-        "another account with the option user."
+        f"user: the account {spec.user} of guest {spec.name} does not exist on the managed host. Make one for it "
+        f"(labspan.vmnet.guest_account with name: {spec.name}), or name another account with the option user."
     )
 
 
