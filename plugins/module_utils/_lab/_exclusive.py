@@ -31,6 +31,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._items import Option
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._language import L2, complete
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._scenarios import Lab, LabNetwork
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._traces import Traces
+from ansible_collections.labspan.vmnet.plugins.module_utils._netlink import Link
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _record
 
 _OURS = re.compile(r'"labspan\.vmnet:([^"]+)"')
@@ -81,6 +82,7 @@ class _Search:
         self._traces = traces
         self._listed = set(lab.networks)
         self._bridges = {each["name"] for each in lab.bridges} | {each.bridge for each in lab.networks.values()}
+        """Those that are listed, and those that are found to stay."""
         self._taps = {each["name"] for each in lab.taps}
         self._found: dict[str, dict[str, Options]] = {}
         self.remarks: list[str] = []
@@ -139,21 +141,21 @@ class _Search:
         if name in self._bridges:
             return
         others = sorted(
-            port.name
-            for port in self._traces.links.values()
-            if port.master == name and port.tun is None and _links.owner_of(port.alias) != network
+            port.name for port in self._traces.links.values() if port.master == name and _is_others(port, network)
         )
         if os.path.exists(_record.path_of(name)):
             self.remarks.append(
                 f"the bridge {name} of the network {network} is not listed, and stays: it has the host's network card. "
                 f"{_TAKE_BACK}"
             )
+            self._bridges.add(name)
         elif others and name not in self._traces.adopted:
             self.remarks.append(
                 f"the bridge {name} of the network {network} is not listed, and stays, because it has ports that this "
                 f"collection did not make: {', '.join(others)}. Take them off it; of an uplink, {_TAKE_BACK[0].lower()}"
                 f"{_TAKE_BACK[1:]}"
             )
+            self._bridges.add(name)
         else:
             self._add_interface("bridges", name, network)
 
@@ -168,6 +170,12 @@ class _Search:
         if network not in self._listed:
             item = complete(options, {"name": network, "state": "absent"})
             self._found.setdefault(kind, {}).setdefault(network, item)
+
+
+def _is_others(port: Link, network: str) -> bool:
+    """Whether a port of a bridge of this network is another program's; a tap of ours goes with what it belongs to."""
+    owner = _links.owner_of(port.alias)
+    return owner is None or (port.tun is None and owner != network)
 
 
 def _guests(names: t.Sequence[str]) -> list[Options]:

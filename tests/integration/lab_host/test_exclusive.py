@@ -88,3 +88,22 @@ def test_the_bridge_of_an_uplink_is_left_and_told_of(host: Host) -> None:
     assert "up0" in str(result["warnings"])
     assert (host.link("br0") or {})["ifalias"] == "labspan.vmnet:lan"
     assert (host.link("up0") or {})["master"] == "br0"
+
+
+def test_a_bridge_with_another_programs_tap_is_left_and_the_rest_converges(host: Host) -> None:
+    gone = {"name": "lhgoes", "scenario": "private", "taps": [{"name": "lhgone"}]}
+    host.converge("lab_host", {"networks": [gone]})
+    host.run("sh", "-c", "ip tuntap add vnet0 mode tap; ip link set vnet0 master lhgoes0")
+    left = {"networks": [{"name": "lhstays", "scenario": "private"}], "exclusive": True}
+    result = host.converge("lab_host", left)
+    assert "the bridge lhgoes0 of the network lhgoes is not listed, and stays" in str(result["warnings"])
+    assert "vnet0" in str(result["warnings"])
+    assert (host.link("vnet0") or {})["master"] == "lhgoes0"
+    assert host.link("lhgone") is None
+    assert host.link("lhstays0") is not None
+    assert not host.converge("lab_host", left)["changed"]
+
+    host.run("ip", "link", "set", "vnet0", "nomaster")
+    assert "warnings" not in host.converge("lab_host", left)
+    assert host.link("lhgoes0") is None
+    assert host.link("vnet0") is not None
