@@ -60,7 +60,8 @@ def test_ansible_comes_in_by_the_same_door_and_leaves_no_connection(host: Host, 
         ssh.serve(host)
         done = _ansible(ssh.door(ADDRESSES[0], via=lan), "printenv SSH_CONNECTION")
         assert "192.0.2.1 " in done.stdout, done
-        assert _connections(host), "no connection is shared: this could not show that it is ended"
+        # Without one, this could not show that it is ended.
+        await_condition(lambda: bool(_connections(host)), f"a shared connection after {done.args}: {done.stderr}")
     await_condition(lambda: not _connections(host), "the end of the shared connection")
 
 
