@@ -68,6 +68,24 @@ def problems(uses: t.Sequence[Use], leftovers: t.Sequence[Leftover], concerned: 
     return found
 
 
+def removals(going: t.Sequence[Leftover], uses: t.Sequence[Use], leftovers: t.Sequence[Leftover]) -> list[str]:
+    """Why disks that were made for guests must not go with them: others have them, or are built on them."""
+    doomed = {image.identity: each for each in going for image in _walk(each.path)[:1]}
+    if not doomed:
+        return []
+    others = [(guest, disk.path, [*_walk(disk.path)[:1], *_below(disk)]) for guest, disk in uses if not disk.is_empty]
+    others += [(each.guest, each.path, _walk(each.path)) for each in leftovers]
+    found = []
+    for guest, path, images in others:
+        for each in (doomed[image.identity] for image in images if image.identity in doomed):
+            how = "has it" if os.path.realpath(path) == os.path.realpath(each.path) else f"has {path} built on it"
+            found.append(
+                f"the disk {each.path} was made for guest {each.guest} and would go with it, and guest {guest} {how}. "
+                f"Remove guest {guest} with its disks first, or leave remove_disks out."
+            )
+    return found
+
+
 def _below(disk: Disk) -> list[_images.Image]:
     """What the disk is built on, or is going to be."""
     images = _walk(disk.path)

@@ -131,7 +131,7 @@ def complete(options: t.Mapping[str, t.Any], defined: t.Optional[Disk], image: t
     given = {name: value for name, value in options.items() if value is not None}
     if defined is not None:
         given.setdefault("format", defined.format)
-        given.setdefault("size", defined.size)
+        given.setdefault("size", _remembered_size(defined, image))
         if given.setdefault("base_image", defined.base_image) == defined.base_image:
             given.setdefault("base_format", defined.base_format)
             given.setdefault("checksum", defined.checksum)
@@ -139,6 +139,18 @@ def complete(options: t.Mapping[str, t.Any], defined: t.Optional[Disk], image: t
     known = image.format if image is not None and image.format in FORMATS else "qcow2"
     given.setdefault("format", known)
     return _resolve_base(Disk(**given))
+
+
+def as_found(disk: Disk, image: t.Optional[Image]) -> Disk:
+    """A defined disk that the task says nothing of; it may have grown since."""
+    return dataclasses.replace(disk, size=_remembered_size(disk, image))
+
+
+def _remembered_size(defined: Disk, image: t.Optional[Image]) -> t.Optional[int]:
+    """Nobody asks for what an earlier task has asked for: a disk that has become larger is as large as it is."""
+    if defined.size is None or image is None or image.size is None:
+        return defined.size
+    return max(defined.size, image.size)
 
 
 def _resolve_base(disk: Disk) -> Disk:

@@ -274,6 +274,9 @@ def end(stops: t.Sequence[tuple[Stop, Process]]) -> dict[str, str]:
 
 def _power_down(stops: list[tuple[Stop, Process]]) -> list[tuple[Stop, Process]]:
     """Press the power button of each guest, now and then again; returns those that still run after their time."""
+    if len(stops) > 1:  # one that cannot be asked would keep us from waiting for those that were
+        for stop, _process_of in stops:
+            _check_that_it_listens(stop)
     begin = time.monotonic()
     waiting = [(stop, process) for stop, process in stops if _press_power_button(stop)]
     others = [pair for pair in stops if pair not in waiting]
@@ -311,10 +314,25 @@ def _press_power_button(stop: Stop) -> bool:
     except _qmp.QmpSilent as error:
         if stop.force:
             return False
-        raise SystemFailure(
-            f"guest {stop.guest} cannot be asked to power off. {error} Disconnect that program, or give force: true to "
-            "end QEMU without asking the guest."
-        ) from error
+        raise _cannot_be_asked(stop, error) from error
     except SystemFailure:
         return False
     return True
+
+
+def _check_that_it_listens(stop: Stop) -> None:
+    try:
+        with _qmp.Qmp(Places(stop.guest).qmp_socket, timeout=_POWERDOWN_TIMEOUT) as qmp:
+            qmp.greet()
+    except _qmp.QmpSilent as error:
+        if not stop.force:
+            raise _cannot_be_asked(stop, error) from error
+    except SystemFailure:  # it has ended, or is about to
+        return
+
+
+def _cannot_be_asked(stop: Stop, error: _qmp.QmpSilent) -> SystemFailure:
+    return SystemFailure(
+        f"guest {stop.guest} cannot be asked to power off. {error} Disconnect that program, or give force: true to end "
+        "QEMU without asking the guest."
+    )

@@ -126,6 +126,12 @@ class Guests(Resource[State]):
         problems += self._unless_checking(self._seeds.problems(drafts))
         self.warnings += self._seeds.warnings(drafts)
         problems += [problem for name, want in wants.items() for problem in _wait_problems(want)]
+        problems += [
+            f"wait_for: console of guest {name} needs a console, and it is defined with console: false. Give console: "
+            "true, or wait for something else."
+            for name in starting
+            if wants[name].wish.wait_for == "console" and not wants[name].spec.console
+        ]
         problems += self._limit_problems(wants)
         _refuse(problems)
         for name in starting:
@@ -151,8 +157,7 @@ class Guests(Resource[State]):
         for kind, group in itertools.groupby(t.cast("t.Sequence[GuestChange]", changes), key=type):
             run = list(group)
             if kind is _state.Stop:
-                self._stop(t.cast("list[_state.Stop]", run))
-                done += run
+                self._stop(t.cast("list[_state.Stop]", run), done)
             elif kind is _state.Start:
                 self._start(t.cast("list[_state.Start]", run), done)
             elif kind is _state.SetUnit:
@@ -224,6 +229,8 @@ class Guests(Resource[State]):
                 _disks.complete(options, known.get(options["path"]), have.images.get(options["path"]))
                 for options in wish.disks
             )
+        elif defined is not None:
+            disks = tuple(_disks.as_found(disk, have.images.get(disk.path)) for disk in defined.spec.disks)
         user = _accounts.default_for(wish.name, expected=self._check_mode) if defined is None else ""
         spec = _spec.define(wish, defined.spec if defined else None, disks, user=user)
         spec = _firmware.settle(spec, defined.spec if defined else None, _checks.find_program(spec))
@@ -275,8 +282,14 @@ class Guests(Resource[State]):
             process, definition = have[name].process, have[name].definition
             running = {disk.path for disk in definition.spec.disks} if process and definition else set()
             new = {change.after.path for change in drafts[name] if isinstance(change, _state.CreateDisk)}
+            defined = {disk.path for disk in definition.spec.disks} if definition else set()
+            starts = any(isinstance(change, _state.Start) for change in drafts[name])
             for disk in (disk for disk in want.spec.disks if not disk.is_empty):
                 image = have[name].images.get(disk.path)
+                faults = [have[name].faults[path] for path in _spec.files_of(disk) if path in have[name].faults]
+                if faults:
+                    problems += faults if starts or disk.path not in defined else []
+                    continue
                 lacks = disk.path in new or (disk.is_cdrom and image is None)
                 missing = _checks.missing_for_disk(want.spec, disk) if lacks else []
                 problems += self._unless_checking(missing)
@@ -288,7 +301,13 @@ class Guests(Resource[State]):
         self, have: State, wants: t.Mapping[str, Want], drafts: t.Mapping[str, t.Sequence[Change]]
     ) -> list[str]:
         concerned = {name for name, changes in drafts.items() if changes and wants[name].wish.state != "absent"}
-        if not concerned:
+        going = [
+            _dependence.Leftover(name, made.path)
+            for name, want in wants.items()
+            if want.wish.remove_disks
+            for made in have[name].made
+        ]
+        if not concerned and not going:
             return []
         uses, leftovers = [], []
         for name in sorted({*known_guests(), *wants}):
@@ -300,7 +319,7 @@ class Guests(Resource[State]):
             uses += [_dependence.Use(name, disk) for spec in specs for disk in spec.disks]
             if not specs and not (want is not None and want.wish.remove_disks):
                 leftovers += [_dependence.Leftover(name, made.path) for made in _store.read_made_disks(name)]
-        return _dependence.problems(uses, leftovers, concerned)
+        return [*_dependence.problems(uses, leftovers, concerned), *_dependence.removals(going, uses, leftovers)]
 
     def _start_problems(
         self,
@@ -413,6 +432,8 @@ class Guests(Resource[State]):
                     f"guest {name} has a process that does not answer on its control socket, because it hangs or "
                     "another program is connected to it; it is taken for running."
                 )
+            if want.wish.state != "absent":
+                self.warnings += have[name].faults.values()
             if have[name].troubles and want.wish.state != "absent":
                 self.warnings.append(
                     f"guest {name} was paused by QEMU: {'; '.join(map(str, have[name].troubles))}. Nothing is lost; "
@@ -430,12 +451,13 @@ class Guests(Resource[State]):
             self.warnings += _limits.warnings(spec)
         self.warnings += _limits.memory_warnings(starting)
 
-    def _stop(self, stops: t.Sequence[_state.Stop]) -> None:
+    def _stop(self, stops: t.Sequence[_state.Stop], done: list[Change]) -> None:
         pairs = [(stop, self._processes[stop.guest]) for stop in stops if stop.guest in self._processes]
         try:
             self._ended.update(_life.end(pairs))
         finally:  # it takes the end of a process that was killed for a failure, and would start it again
             gone = {stop.guest for stop in stops} - {stop.guest for stop, process in pairs if process.alive}
+            done += [stop for stop in stops if stop.guest in gone]
             _services.ended(sorted(gone & self._services))
         for name, means in self._ended.items():
             if means != _life.POWERDOWN:

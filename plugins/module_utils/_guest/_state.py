@@ -25,7 +25,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest._live import 
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._slots import Live
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import Disk, GuestSpec, Nic, Wish, files_of
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Process
 
@@ -87,6 +87,8 @@ class GuestState:
     """Whether the process was started as the definition says."""
     images: t.Mapping[str, Image] = dataclasses.field(default_factory=dict)
     """The files at the paths of its disks."""
+    faults: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What is wrong with those that are there and cannot be read."""
     made: tuple[MadeDisk, ...] = ()
     variables: bool = False
     """Whether it has a store of UEFI variables."""
@@ -386,7 +388,7 @@ def _plan_images(have: GuestState, name: str, disks: t.Iterable[Disk]) -> list[G
     changes: list[GuestChange] = []
     for disk in disks:
         image = have.images.get(disk.path)
-        if disk.is_cdrom:
+        if disk.is_cdrom or any(path in have.faults for path in files_of(disk)):
             continue
         if image is None:
             if disk.source is not None and disk.base_image not in have.images:

@@ -15,7 +15,7 @@ import os
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight, _process, _whole_files
-from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
     _blocks,
@@ -159,7 +159,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
     definition = read_definition_of(name, process)
     defined = definition.spec.disks if definition else ()
     paths = {*disk_paths, *(path for disk in defined for path in _spec.files_of(disk))}
-    images = {path: image for path in sorted(paths) for image in [_images.inspect(path)] if image is not None}
+    images, faults = _look_at(paths)
     run_state, attached = (None, None) if process is None else _ask(name, process)
     return GuestState(
         definition=definition,
@@ -168,6 +168,7 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         as_defined=process is None or definition is None or is_as_defined(process, definition),
         attached=attached,
         images=images,
+        faults=faults,
         made=read_made_disks(name),
         logs=any(map(os.path.exists, _logs(Places(name)))),
         variables=os.path.lexists(Places(name).variables),
@@ -176,6 +177,20 @@ def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> 
         tpm_state=_tpm.has_state(Places(name)),
         troubles=_blocks.troubles(name) if run_state == _blocks.IO_ERROR else (),
     )
+
+
+def _look_at(paths: t.Iterable[str]) -> tuple[dict[str, _images.Image], dict[str, str]]:
+    """The images at these paths, and what is wrong with those that cannot be read: not every task needs them."""
+    images: dict[str, _images.Image] = {}
+    faults: dict[str, str] = {}
+    for path in sorted(paths):
+        try:
+            image = _images.inspect(path)
+        except LabspanError as error:
+            faults[path] = str(error)
+        else:
+            images.update({path: image} if image is not None else {})
+    return images, faults
 
 
 def _ask(name: str, process: Process) -> tuple[t.Optional[str], t.Optional[frozenset[str]]]:

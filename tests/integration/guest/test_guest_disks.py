@@ -92,6 +92,57 @@ def test_absent_keeps_the_disks_and_remove_disks_removes_what_was_made(guests: G
     assert not guests.converge("cg-r", state="absent", remove_disks=True)["changed"]
 
 
+def test_a_disk_that_others_are_built_on_does_not_go_with_its_guest(guests: Guests) -> None:
+    base, path = "cg-rb", f"{STATE}/cg-rb/disk0.qcow2"
+    guests.converge(None, guests=[{"name": base, "state": "stopped", "disks": [{"size": "1M"}]}])
+    clone = {"name": "cg-rc", "state": "stopped", "disks": [{"base_image": path}]}
+    guests.converge(None, guests=[{"name": base, "state": "absent"}, clone])
+    going = {"name": base, "state": "absent", "remove_disks": True}
+    told = f"{path} was made for guest {base} and would go with it, and guest cg-rc has {STATE}/cg-rc/disk0.qcow2 built"
+    assert told in guests.refuse(None, guests=[going])
+    # What is left of a guest that is gone is built on it still.
+    guests.converge("cg-rc", state="absent")
+    assert told in guests.refuse(None, guests=[going])
+    # A guest that has the disk itself is in the way, too.
+    guests.converge("cg-rc", state="absent", remove_disks=True)
+    guests.converge("cg-rd", state="stopped", disks=[{"path": path}])
+    assert "guest cg-rd has it. Remove guest cg-rd" in guests.refuse(None, guests=[going])
+    assert guests.exists(path)
+    # The twin: all that hang on it go in the same task.
+    guests.converge("cg-rd", state="absent")
+    guests.converge(None, guests=[clone])
+    both = [going, {**clone, "state": "absent", "remove_disks": True, "disks": None}]
+    assert guests.converge(None, guests=both)["changed"]
+    assert not guests.exists(f"{STATE}/cg-rb")
+    assert not guests.exists(f"{STATE}/cg-rc")
+
+
+def test_a_disk_that_has_become_larger_is_in_nobodys_way(guests: Guests) -> None:
+    path = f"{STATE}/cg-g/disk0.qcow2"
+    guests.converge("cg-g", disks=[{"size": "1M"}], state="stopped")
+    guests.host.run("qemu-img", "resize", "-q", path, "3M")
+    guests.converge("cg-g", state="stopped")
+    guests.converge("cg-g", disks=[{"path": path}])
+    assert not guests.converge("cg-g", disks=[{"path": path}])["changed"]
+    assert guests.converge("cg-g", state="stopped")["guest"]["disks"][0]["size"] == 3 * MEBIBYTE
+    # Its twin: a task that asks for less is refused.
+    assert "would have to shrink" in guests.refuse("cg-g", disks=[{"path": path, "size": "1M"}])
+
+
+def test_a_disk_that_cannot_be_read_is_in_the_way_of_a_start_only(guests: Guests, shelf: pathlib.Path) -> None:
+    path = shelf / "broken.qcow2"
+    disks = [{"path": str(path), "size": "1M"}]
+    guests.converge("cg-x", disks=disks)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    stopped = guests.converge("cg-x", disks=disks, state="stopped", force=True)
+    assert "is cut short" in str(stopped["warnings"])
+    assert "is cut short" in guests.refuse("cg-x", disks=disks)
+    assert "is cut short" in guests.refuse("cg-y", disks=disks, state="stopped")
+    assert guests.converge("cg-x", state="absent")["changed"]
+    assert path.read_bytes() == whole[:20]
+
+
 def test_disks_can_go_after_the_guest(guests: Guests) -> None:
     guests.converge("cg-r", disks=[{"size": "1M"}])
     guests.converge("cg-r", state="absent")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import time
@@ -17,6 +18,8 @@ import pytest
 from support.hosts import await_condition, finish_module
 
 from .conftest import ACCOUNT, RUNTIME, STATE, Guests
+
+CONSOLE = pathlib.Path(__file__).resolve().parents[3] / "roles" / "tiny_guest" / "files" / "guest_console.py"
 
 one_interpreter = pytest.mark.one_interpreter
 
@@ -270,6 +273,39 @@ def test_a_program_on_the_control_socket_is_no_reason_to_pull_the_plug(guests: G
         for pipe in (person.stdin, person.stdout):
             if pipe is not None:
                 pipe.close()
+
+
+@one_interpreter
+def test_a_guest_that_cannot_be_asked_keeps_the_others_of_its_task_running(
+    guests: Guests, tiny: dict[str, t.Any]
+) -> None:
+    guests.converge("cg-qa", **tiny)
+    guests.converge("cg-qb")
+    before = guests.processes()
+    listener = f"UNIX-CONNECT:{RUNTIME}/cg-qb/qmp.sock"
+    person = guests.host.start("socat", "-", listener, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert person.stdout is not None
+        assert "QMP" in person.stdout.readline()
+        both = [{"name": name, "state": "restarted"} for name in ("cg-qa", "cg-qb")]
+        message = guests.refuse(None, guests=both)
+        assert "guest cg-qb cannot be asked to power off" in message
+        assert "Nothing had been changed before." in message
+        # It has not been asked either: nothing is going on in it.
+        console = f"{RUNTIME}/cg-qa/console.sock"
+        answer = guests.host.out("python3", str(CONSOLE), "--timeout", "30", console, "--", "echo", "still here")
+        assert "still here" in answer
+        assert guests.processes() == before
+    finally:
+        person.kill()
+        person.communicate()
+
+
+@one_interpreter
+def test_without_a_console_nobody_waits_for_it(guests: Guests) -> None:
+    guests.converge("cg-nc", console=False, state="stopped")
+    message = guests.refuse("cg-nc", wait_for="console", console_pattern="ready")
+    assert "wait_for: console of guest cg-nc needs a console" in message
 
 
 @one_interpreter

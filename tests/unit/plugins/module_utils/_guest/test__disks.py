@@ -80,7 +80,10 @@ def test_an_existing_file_is_the_disk_or_is_refused(disk: Disk, image: Image, se
         ({}, None, None, {"format": "qcow2"}),
         ({}, None, dataclasses.replace(IMAGE, format="raw"), {"format": "raw"}),
         ({"format": "raw"}, None, IMAGE, {"format": "raw"}),
-        ({}, Disk("/d", "raw", "virtio", size=1024), IMAGE, {"format": "raw", "size": 1024}),
+        ({}, Disk("/d", "raw", "virtio", size=1024), None, {"format": "raw", "size": 1024}),
+        ({}, Disk("/d", "raw", "virtio", size=1024), IMAGE, {"format": "raw", "size": IMAGE.size}),
+        ({"size": 1024}, Disk("/d", "raw", "virtio", size=512), IMAGE, {"format": "raw", "size": 1024}),
+        ({}, Disk("/d", "raw", "virtio", size=1 << 40), IMAGE, {"format": "raw", "size": 1 << 40}),
         (
             {"base_image": "/b"},
             Disk("/d", "qcow2", "virtio", base_image="/b", base_format="vmdk"),
