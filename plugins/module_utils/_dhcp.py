@@ -533,7 +533,8 @@ def bring(network: str, target: t.Optional[Server]) -> None:
         _leave_unit(paths, now)
         _remove(paths)
         return
-    _make_directories(paths)
+    for directory in (paths.state, paths.runtime):
+        _whole_files.make_directories(directory)
     files = target.files
     if files is None:
         _stop(paths, now)
@@ -680,14 +681,6 @@ def _write_files(paths: Paths, files: Files, *, lasting: bool) -> None:
 def _write(path: str, text: str) -> None:
     """Replace a file in one step. Readable by all: dnsmasq reads it again as an unprivileged user."""
     _whole_files.replace(path, text)
-
-
-def _make_directories(paths: Paths) -> None:
-    for directory in (paths.state, paths.runtime):
-        for path in (os.path.dirname(directory), directory):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(path)
-                os.chmod(path, 0o755)
 
 
 def _remove(paths: Paths) -> None:

@@ -109,7 +109,6 @@ class Store:
         """The directory, made if need be. OSError (a full disk, or it is not ours) is no harm: it is just slower."""
         from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
 
-        _whole_files.make_directories(os.path.dirname(self._directory))
         _whole_files.make_directories(self._directory, 0o700)
         with self._open_directory() as directory:
             yield directory

@@ -58,14 +58,24 @@ def remove(path: str) -> bool:
 
 
 def make_directories(path: str, mode: int = 0o755) -> None:
-    """Make a directory, and those above it that are not there, for good."""
+    """Make a directory for good, and those above it that are not there, through which everybody may pass."""
     if os.path.isdir(path):
         return
     parent = os.path.dirname(path)
-    make_directories(parent, mode)
+    make_directories(parent)
     with contextlib.suppress(FileExistsError):  # another run was faster; what is no directory shows itself soon
-        os.mkdir(path, mode)
+        make_directory(path, mode)
     sync(parent)
+
+
+def make_directory(path: str, mode: int) -> None:
+    """Make a directory that has this mode from the beginning, whatever the umask; raises C(OSError) if it is there."""
+    # Mended later, the mode would be wrong for good if this process is killed before.
+    before = os.umask(0o777 & ~mode)
+    try:
+        os.mkdir(path, mode)
+    finally:
+        os.umask(before)
 
 
 def sync(directory: str) -> None:

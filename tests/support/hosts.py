@@ -90,6 +90,9 @@ _LINES = ("sysctl", "files")
 
 _MARKER = re.compile(r"(Deleted )?3270[0-2]:|(add|delete) table ip marker_")
 
+#: Runs a module as root does on a hardened host: what it makes is root's alone, unless it says otherwise.
+HARDENED = ("sh", "-c", 'umask 077; exec "$@"', "sh")
+
 Result = t.Dict[str, t.Any]
 
 
@@ -163,6 +166,11 @@ class AnyHost:
         """One interface as C(ip -d -j) shows it, or None."""
         found = [link for link in self.json("ip", "-d", "-j", "addr", "show") if link.get("ifname") == name]
         return t.cast("dict[str, t.Any]", found[0]) if found else None
+
+    def directories(self, *roots: str) -> dict[str, str]:
+        """The modes of all directories at and below these, and their owners."""
+        lines = self.out("find", *roots, "-type", "d", "-printf", "%p %m %u\n").splitlines()
+        return {path: rest for path, _space, rest in (line.partition(" ") for line in lines)}
 
     def addresses(self, name: str, *, link_local: bool = False) -> list[str]:
         """The addresses of an interface as CIDR, in the kernel's order."""
@@ -327,6 +335,11 @@ class Host(AnyHost):
             if self._holder.stdout is not None:
                 self._holder.stdout.close()
             await_condition(lambda: not pathlib.Path(f"/proc/{self.pid}/ns/net").exists(), "the test host's end")
+
+    def forget_collection(self) -> None:
+        """Take away the directories of the collection, which a fresh host does not have."""
+        self.run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", "/var/lib")
+        self.run("rmdir", "/run/labspan")
 
     def argv(self, *command: str) -> list[str]:
         """The command line that runs a command on the host."""

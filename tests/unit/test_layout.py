@@ -128,6 +128,11 @@ def test_only_the_runner_ends_a_module(path: pathlib.Path) -> None:
     assert path.name == "_runner.py" or passes_on or not {"exit_json", "fail_json"} & set(_calls(_tree(path)))
 
 
+@pytest.mark.parametrize("path", TARGET_CODE, ids=_name)
+def test_directories_are_made_where_the_umask_has_no_say(path: pathlib.Path) -> None:
+    assert path.name == "_whole_files.py" or not {"mkdir", "makedirs"} & set(_calls(_tree(path)))
+
+
 @pytest.mark.parametrize("path", sorted(PLUGINS.rglob("*.py")), ids=_name)
 def test_no_command_goes_through_a_shell(path: pathlib.Path) -> None:
     assert not shell_calls(_tree(path))
@@ -243,3 +248,4 @@ def test_the_checks_see_what_they_are_there_to_see() -> None:
     assert programs_of_the_firewall(ast.parse("run(['nft', '-j', 'the nft program'])")) == {"nft"}
     assert not programs_of_the_firewall(ast.parse("_deps.find_program('nft')"))
     assert "fail_json" in _calls(ast.parse("module.fail_json(msg='x')"))
+    assert "makedirs" in _calls(ast.parse("os.makedirs('/run/a')"))

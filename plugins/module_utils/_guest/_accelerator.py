@@ -55,7 +55,7 @@ def remember(program: str, account: Account, verdict: Verdict) -> None:
     """Spare later tasks the trial, until the host boots again or gets another QEMU."""
     memory = _memory()
     memory[_key(program, account)] = dataclasses.asdict(verdict)
-    os.makedirs(os.path.dirname(ACCELERATOR_MEMORY), mode=0o755, exist_ok=True)
+    _whole_files.make_directories(os.path.dirname(ACCELERATOR_MEMORY))
     _whole_files.replace(ACCELERATOR_MEMORY, json.dumps(memory, indent=1))
 
 

@@ -21,6 +21,7 @@ import re
 import typing as t
 import urllib.parse
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput, Refused, SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import IMAGE_ROOT
 
@@ -142,7 +143,7 @@ def fetch(disk: Disk) -> None:
     url, path = disk.source, disk.base_image
     if url is None or path is None or os.path.exists(path):
         return
-    os.makedirs(IMAGE_ROOT, mode=0o755, exist_ok=True)
+    _whole_files.make_directories(IMAGE_ROOT)
     os.chmod(IMAGE_ROOT, 0o755)
     algorithm, wanted = _wanted(disk.checksum, url)
     try:

@@ -17,7 +17,7 @@ import socket
 import time
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tun
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process, _tun, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
     _argv,
@@ -150,10 +150,10 @@ def begin(definition: Definition, account: Account, wanted: str) -> Starting:
 def _prepare(places: Places, spec: GuestSpec, account: Account) -> None:
     _store.make_state_directory(places)
     _store.clear_runtime(places)
-    os.makedirs(places.runtime, mode=0o711, exist_ok=True)
+    _whole_files.make_directories(places.runtime, 0o711)
     os.chmod(places.runtime, 0o711)
     if spec.display == "vnc":
-        os.makedirs(places.display, mode=0o700, exist_ok=True)
+        _whole_files.make_directories(places.display, 0o700)
         os.chown(places.display, account.uid, account.gid)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(places.output)

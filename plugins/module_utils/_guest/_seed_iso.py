@@ -198,13 +198,13 @@ def _by_library(files: t.Mapping[str, bytes]) -> bytes:
 
 def _by_program(maker: t.Sequence[str], places: Places, files: t.Mapping[str, bytes]) -> bytes:
     """The program wants files: they are in /run, which is memory, in a directory that only root can enter."""
-    os.makedirs(os.path.dirname(places.seed_parts), mode=0o700, exist_ok=True)
+    _whole_files.make_directories(os.path.dirname(places.seed_parts), 0o700)
     # A run that was killed may have left some.
     shutil.rmtree(places.seed_parts, ignore_errors=True)
-    os.mkdir(places.seed_parts, 0o700)
+    _whole_files.make_directory(places.seed_parts, 0o700)
     try:
         parts, output = os.path.join(places.seed_parts, "parts"), os.path.join(places.seed_parts, "seed.iso")
-        os.mkdir(parts, 0o700)
+        _whole_files.make_directory(parts, 0o700)
         for name, data in files.items():
             _create(os.path.join(parts, name), data)
         done = _commands.run([*maker, "-quiet", "-o", output, "-V", LABEL, "-J", "-r", parts], umask=0o077)

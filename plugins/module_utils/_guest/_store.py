@@ -87,9 +87,7 @@ def write_definition(name: str, definition: t.Optional[Definition]) -> None:
 
 def make_state_directory(places: Places) -> None:
     """Root's own, and others may pass through it to the disks that are theirs."""
-    os.makedirs(os.path.dirname(places.state), mode=0o755, exist_ok=True)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(places.state, 0o711)
+    _whole_files.make_directories(places.state, 0o711)
     os.chmod(places.state, 0o711)
 
 

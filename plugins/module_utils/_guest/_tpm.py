@@ -13,7 +13,7 @@ import os
 import stat
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _process
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _process, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account
@@ -100,7 +100,7 @@ def end(places: Places) -> None:
 def prepare(places: Places, account: Account) -> None:
     """Make the directory, or make it this account's."""
     with contextlib.suppress(FileExistsError):
-        os.mkdir(places.tpm_state, 0o700)
+        _whole_files.make_directory(places.tpm_state, 0o700)
     try:
         directory = os.open(places.tpm_state, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:

@@ -97,7 +97,8 @@ class Transaction:
 
     def begin(self, journal: Journal) -> None:
         """Make the directory, with the journal, in the phase C(prepared)."""
-        os.makedirs(self.path, mode=0o700)
+        _whole_files.make_directories(os.path.dirname(self.path))
+        _whole_files.make_directory(self.path, 0o700)
         self.write(journal)
         self._write("phase", dataclasses.asdict(Phase(PREPARED, now())))
         _whole_files.sync(os.path.dirname(self.path))

@@ -15,9 +15,9 @@ import time
 import typing as t
 
 import pytest
-from support.hosts import await_condition, finish_module
+from support.hosts import HARDENED, await_condition, finish_module
 
-from .conftest import ACCOUNT, RUNTIME, STATE, Guests
+from .conftest import ACCOUNT, RUNTIME, STATE, Guests, make_image
 
 CONSOLE = pathlib.Path(__file__).resolve().parents[3] / "roles" / "tiny_guest" / "files" / "guest_console.py"
 
@@ -54,6 +54,31 @@ def test_a_guest_is_foretold_started_left_alone_and_removed(guests: Guests) -> N
     assert not guests.exists(f"{STATE}/cg-a")
     assert not guests.exists(f"{RUNTIME}/cg-a")
     assert not guests.converge("cg-a", state="absent")["changed"]
+
+
+@one_interpreter
+def test_a_guest_starts_on_a_fresh_host_where_what_root_makes_is_roots_alone(
+    guests: Guests, public_directory: pathlib.Path
+) -> None:
+    guests.host.forget_collection()
+    image = make_image(public_directory / "cg-base.qcow2", "1M")
+    disks = [{"base_image": f"file://{image}", "size": "2M"}]
+    params = guests.params("cg-u", disks=disks, display="vnc", service_manager="none")
+    started = guests.host.converge("qemu_guest", params, wrapper=HARDENED)
+    assert guests.status(guests.pid("cg-u"))["Uid"].split()[0] != "0"
+    assert guests.activity("cg-u") == "running"
+    assert guests.host.directories("/var/lib/labspan", "/run/labspan") == {
+        "/var/lib/labspan": "755 root",
+        "/var/lib/labspan/images": "755 root",
+        STATE: "755 root",
+        f"{STATE}/cg-u": "711 root",
+        "/run/labspan": "755 root",
+        RUNTIME: "755 root",
+        f"{RUNTIME}/cg-u": "711 root",
+        f"{RUNTIME}/cg-u/display": f"700 {ACCOUNT}",
+    }
+    again = guests.host.converge("qemu_guest", params, wrapper=HARDENED)
+    assert (again["changed"], again["guest"]["pid"]) == (False, started["guest"]["pid"])
 
 
 @one_interpreter

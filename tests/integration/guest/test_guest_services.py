@@ -14,7 +14,7 @@ import typing as t
 
 import pytest
 from lab.hosts import build_tiny_guest
-from support.hosts import await_condition
+from support.hosts import HARDENED, await_condition
 from support.system_host import SystemHost, needs_system_host
 
 pytestmark = [needs_system_host, pytest.mark.one_interpreter, pytest.mark.long]
@@ -106,6 +106,24 @@ def test_a_guest_is_a_service_of_an_account_of_its_own(host: SystemHost, tiny: d
         host.run("test", "-e", TEMPLATE, "-o", "-e", SCRIPT, "-o", "-e", DROP_IN.format("own"), check=False).returncode
         == 1
     )
+
+
+def test_a_guest_is_a_service_of_a_host_where_what_root_makes_is_roots_alone(
+    python_path: pathlib.Path, tiny: dict[str, t.Any]
+) -> None:
+    """A fresh one: none of the directories is there."""
+    with SystemHost(python_path) as fresh:
+        fresh.converge("guest_account", {"name": "hard"}, wrapper=HARDENED)
+        options = {"name": "hard", "disks": [{"size": "1M"}], **tiny}
+        result = fresh.converge("qemu_guest", options, wrapper=HARDENED)
+        assert (result["guest"]["service"], result["guest"]["state"]) == (unit("hard"), "running")
+        pid = str(main_pid(fresh, "hard"))
+        assert fresh.out("ps", "-o", "user:20=", "-p", pid).strip() == "labspan-hard"
+        ours = ("/var/lib/labspan", "/var/lib/labspan/guests", "/run/labspan", "/usr/local/lib/labspan")
+        modes = fresh.directories("/var/lib/labspan", "/run/labspan", "/usr/local/lib/labspan")
+        assert {path: modes[path] for path in ours} == dict.fromkeys(ours, "755 root")
+        fresh.run("systemctl", "stop", unit("hard"))  # by the script, which the account executes
+        assert shown(fresh, "hard", "ActiveState", "Result") == {"ActiveState": "inactive", "Result": "success"}
 
 
 def test_a_crash_is_followed_by_a_start_and_a_power_off_is_not(host: SystemHost, tiny: dict[str, t.Any]) -> None:

@@ -10,7 +10,7 @@ import pathlib
 import typing as t
 
 import pytest
-from support.hosts import AnyHost, Host
+from support.hosts import HARDENED, AnyHost, Host
 from support.system_host import SystemHost, needs_system_host
 
 pytestmark = pytest.mark.one_interpreter
@@ -63,6 +63,24 @@ def test_guests_are_made_with_their_networks_and_undone_with_them(host: Host) ->
     host.converge("lab_host", {**lab, "state": "absent"})
     left = host.dump()
     assert (left["links"], left["nft"], left["sysctl"]) == (before["links"], before["nft"], before["sysctl"])
+
+
+def test_a_lab_is_made_on_a_fresh_host_where_what_root_makes_is_roots_alone(host: Host) -> None:
+    connect(host)
+    host.forget_collection()
+    lab = {**LAB, "account": "nobody"}
+    result = host.converge("lab_host", lab, wrapper=HARDENED)
+    assert {guest["name"]: guest["state"] for guest in result["guests"]} == {"lhvm1": "running", "lhvm2": "running"}
+    owners = host.out("ps", "-C", "qemu-system-x86_64", "-o", "user=").split()
+    assert owners == ["nobody", "nobody"]
+    modes = host.directories("/var/lib/labspan", "/run/labspan")
+    own = {path: rest for path, rest in modes.items() if "/guests/" in path}
+    assert set(own.values()) == {"711 root"}
+    assert {path: rest for path, rest in modes.items() if path not in own} == {
+        **dict.fromkeys(("/var/lib/labspan", "/var/lib/labspan/guests", "/var/lib/labspan/dhcp"), "755 root"),
+        **dict.fromkeys(("/run/labspan", "/run/labspan/guests", "/run/labspan/dhcp"), "755 root"),
+    }
+    assert not host.converge("lab_host", lab, wrapper=HARDENED)["changed"]
 
 
 @pytest.mark.slow

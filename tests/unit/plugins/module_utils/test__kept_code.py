@@ -75,8 +75,13 @@ def test_nothing_is_written_that_was_kept_already(tmp_path: pathlib.Path) -> Non
 
 
 def test_the_directory_is_the_users_alone(tmp_path: pathlib.Path) -> None:
-    _keep(tmp_path, a=TEXT)
-    assert (tmp_path / "code").stat().st_mode & 0o777 == 0o700
+    before = os.umask(0o077)
+    try:
+        _keep(tmp_path / "labspan", a=TEXT)
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / path).stat().st_mode & 0o777 for path in ("labspan", "labspan/code")]
+    assert modes == [0o755, 0o700]  # others have what is theirs in the one above
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o701, 0o777])

@@ -63,6 +63,54 @@ def test_a_file_is_replaced_with_its_mode_and_nothing_is_left(
     assert names(place) == ["file", "secret"]
 
 
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+def test_directories_have_their_modes_whatever_the_umask_and_those_that_were_there_keep_theirs(
+    place: pathlib.Path, umask: int
+) -> None:
+    (place / "theirs").mkdir()
+    (place / "theirs").chmod(0o750)
+    before = os.umask(umask)
+    try:
+        _whole_files.make_directories(str(place / "theirs" / "open" / "er"))
+        _whole_files.make_directories(str(place / "theirs" / "way" / "through"), 0o711)
+        _whole_files.make_directories(str(place / "theirs" / "all" / "private"), 0o700)
+        _whole_files.make_directories(str(place / "theirs"), 0o700)
+        _whole_files.make_directory(str(place / "alone"), 0o700)
+        with pytest.raises(FileExistsError):
+            _whole_files.make_directory(str(place / "theirs"), 0o700)
+    finally:
+        after = os.umask(before)
+    directories = [path for path in place.rglob("*") if path.is_dir()]
+    assert {path.relative_to(place).as_posix(): stat.S_IMODE(path.stat().st_mode) for path in directories} == {
+        "theirs": 0o750,
+        "theirs/open": 0o755,
+        "theirs/open/er": 0o755,
+        "theirs/way": 0o755,
+        "theirs/way/through": 0o711,
+        "theirs/all": 0o755,
+        "theirs/all/private": 0o700,
+        "alone": 0o700,
+    }
+    assert after == umask
+
+
+def test_a_directory_has_its_mode_from_the_beginning(place: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is killed right after it is made leaves none that nobody can enter."""
+    mkdir = os.mkdir
+
+    def make_and_die(path: str, mode: int) -> None:
+        mkdir(path, mode)
+        die()
+
+    def make() -> None:
+        os.umask(0o077)
+        _whole_files.make_directories(str(place / "new"))
+
+    monkeypatch.setattr(os, "mkdir", make_and_die)
+    assert os.WTERMSIG(in_child(make)) == signal.SIGKILL
+    assert stat.S_IMODE((place / "new").stat().st_mode) == 0o755
+
+
 def test_when_the_disk_is_full_in_the_middle_the_old_file_stays(place: pathlib.Path) -> None:
     def write() -> None:
         # The kernel's own refusal in the middle of a file, as that of a full disk.

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
+import stat
 import threading
 import zipfile
 
@@ -49,6 +51,16 @@ def test_a_journal_is_read_as_it_was_written(transaction: Transaction) -> None:
     phase = transaction.phase()
     assert phase is not None
     assert phase.name == _journal.PREPARED
+
+
+def test_the_directory_of_a_transaction_is_roots_alone_and_those_above_it_are_not(tmp_path: pathlib.Path) -> None:
+    before = os.umask(0o077)
+    try:
+        Transaction("0123456789abcdef", str(tmp_path / "labspan" / "uplink")).begin(JOURNAL)
+    finally:
+        os.umask(before)
+    paths = ("labspan", "labspan/uplink", "labspan/uplink/0123456789abcdef")
+    assert [stat.S_IMODE((tmp_path / path).stat().st_mode) for path in paths] == [0o755, 0o755, 0o700]
 
 
 def test_only_the_phase_that_is_allowed_goes_on(transaction: Transaction) -> None:
