@@ -101,6 +101,7 @@ class User:
         number = next(self._numbers)
         path = ROOT / "playbooks" / f"{book}.yml" if isinstance(book, str) else self.write(f"play{number}.yml", book)
         output, results = self.directory / f"output{number}", self.directory / f"results{number}"
+        results.unlink(missing_ok=True)
         known = {
             "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests" / "support" / "callbacks"),
             "ANSIBLE_CALLBACKS_ENABLED": "results",
