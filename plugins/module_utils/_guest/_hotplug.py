@@ -142,12 +142,19 @@ def _add_backend(qmp: _qmp.Qmp, spec: GuestSpec, device: Device) -> str:
 
 def _drop_rest(qmp: _qmp.Qmp, device: Device) -> None:
     """Remove the host's half, if it is there."""
-    number = device.part.number
-    with contextlib.suppress(_qmp.QmpError):
-        if isinstance(device.what, Disk):
-            qmp.execute("blockdev-del", **{"node-name": f"image{number}"})
-        else:
-            qmp.execute("netdev_del", id=f"net{number}")
+    if isinstance(device.what, Disk):
+        for node in _nodes(device.part):
+            with contextlib.suppress(_qmp.QmpError):
+                qmp.execute("blockdev-del", **{"node-name": node})
+    else:
+        with contextlib.suppress(_qmp.QmpError):
+            qmp.execute("netdev_del", id=f"net{device.part.number}")
+
+
+def _nodes(part: Part) -> tuple[str, str]:
+    """What QEMU calls the image of a disk: by turns, where a CD takes the place of another."""
+    node = f"image{part.number}"
+    return node, f"{node}-next"
 
 
 def unplug(name: str, device: Device, patience: float) -> None:
@@ -156,7 +163,8 @@ def unplug(name: str, device: Device, patience: float) -> None:
         if device.part.id in qmp.devices():
             _ask_back(qmp, name, device, patience)
         if isinstance(device.what, Disk):
-            _close_image(qmp, f"image{device.part.number}")
+            for node in _nodes(device.part):
+                _close_image(qmp, node)
         else:
             _drop_rest(qmp, device)
 
@@ -213,55 +221,70 @@ def set_medium(change: SetMedium) -> None:
     part = Part(change.device)
     with _connection(change.guest) as qmp:
         old = _medium(qmp, part.id)
-        node = f"image{part.number}"
-        new = f"{node}-next" if old == node else node
+        unused = [node for node in _nodes(part) if node != old]
+        new = unused[0]
         try:
+            # A run that was killed may have left an image under its name.
+            for node in unused:
+                _close_image(qmp, node)
             # Opened first: what cannot be opened takes nothing out of the drive.
             for words in _argv.image_words(disk, part)[1:]:
                 qmp.execute("blockdev-add", **{**arguments(words, head="driver"), "node-name": new})
             try:
                 _open_tray(qmp, change)
+                _exchange(qmp, part.id, old, new if disk.path else None)
             except SystemFailure:
                 if disk.path:
                     _close_image(qmp, new)
                 raise
             if old is not None:
-                qmp.execute("blockdev-remove-medium", id=part.id)
                 _close_image(qmp, old)
-            if disk.path:
-                qmp.execute("blockdev-insert-medium", **{"id": part.id, "node-name": new})
-            qmp.execute("blockdev-close-tray", id=part.id)
         except _qmp.QmpError as error:
             raise SystemFailure(
                 f"the CD in drive {part.number} of guest {change.guest} cannot be changed: {error.reason.rstrip('.')}."
             ) from error
 
 
+def _exchange(qmp: _qmp.Qmp, drive: str, old: t.Optional[str], new: t.Optional[str]) -> None:
+    """Have another image in a drive that is open, or the old one again if QEMU refuses that; and close it."""
+    if old is not None:
+        qmp.execute("blockdev-remove-medium", id=drive)
+    try:
+        if new is not None:
+            # Locks of the file, which another program may hold, are taken here.
+            qmp.execute("blockdev-insert-medium", **{"id": drive, "node-name": new})
+    except _qmp.QmpError:
+        if old is not None:
+            qmp.execute("blockdev-insert-medium", **{"id": drive, "node-name": old})
+        raise
+    finally:
+        qmp.execute("blockdev-close-tray", id=drive)
+
+
 def _medium(qmp: _qmp.Qmp, drive: str) -> t.Optional[str]:
     """What QEMU calls the image in a drive."""
-    for block in qmp.execute("query-block"):
-        if block.get("qdev") == drive and "inserted" in block:
-            return str(block["inserted"]["node-name"])
-    return None
+    inserted = _drive(qmp, drive).get("inserted")
+    return None if inserted is None else str(inserted["node-name"])
+
+
+def _drive(qmp: _qmp.Qmp, drive: str) -> dict[str, t.Any]:
+    return next((block for block in qmp.execute("query-block") if block.get("qdev") == drive), {})
 
 
 def _open_tray(qmp: _qmp.Qmp, change: SetMedium) -> None:
     """As the button on the drive does: a guest that uses the CD is asked, and has some seconds to let go of it."""
     deadline = time.monotonic() + change.patience
     while True:
-        try:
-            qmp.execute("blockdev-open-tray", id=change.device)
-        except _qmp.QmpError as error:
-            if "is locked" not in error.reason:
-                raise
-            if time.monotonic() > deadline:
-                raise SystemFailure(
-                    f"guest {change.guest} has not let go of the CD in drive {Part(change.device).number} within "
-                    f"{change.patience:g} seconds (live_timeout). Unmount it in the guest, and run the task again."
-                ) from None
-            time.sleep(_LOOK_AGAIN)
-        else:
+        # QEMU's answer is the same whether it has opened the tray or only asked the guest (qmp_blockdev_open_tray).
+        qmp.execute("blockdev-open-tray", id=change.device)
+        if _drive(qmp, change.device).get("tray_open"):
             return
+        if time.monotonic() > deadline:
+            raise SystemFailure(
+                f"guest {change.guest} has not let go of the CD in drive {Part(change.device).number} within "
+                f"{change.patience:g} seconds (live_timeout). Unmount it in the guest, and run the task again."
+            )
+        time.sleep(_LOOK_AGAIN)
 
 
 def set_memory(name: str, mebibytes: int, patience: float) -> None:

@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
+import signal
+import subprocess
 import typing as t
 
 import pytest
@@ -156,16 +159,64 @@ def test_disks_cds_and_memory_change_while_the_guest_runs(
 def test_a_cd_that_cannot_be_opened_takes_none_out(guests: Guests, public_directory: pathlib.Path) -> None:
     iso = make_image(public_directory / "cg-three.iso", "1M", image_format="raw")
     guests.converge("cg-c", disks=[{"media": "cdrom", "path": str(iso)}])
-    tell(guests, "cg-c", "blockdev-add", driver="null-co", **{"node-name": "image0-next"})  # the name is taken
     other = make_image(public_directory / "cg-four.iso", "1M", image_format="raw")
+    writer = guests.host.start("qemu-io", "-f", "raw", str(other), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    writer.stdout.read(len("qemu-io> "))  # type: ignore[union-attr]  # it has the image, and lets nobody else have it
     message = guests.refuse("cg-c", disks=[{"media": "cdrom", "path": str(other)}])
     assert "the CD in drive 0 of guest cg-c cannot be changed" in message
     (drive,) = (block for block in tell(guests, "cg-c", "query-block") if block["qdev"] == "disk0")
-    assert drive["inserted"]["file"] == str(iso)
-    tell(guests, "cg-c", "blockdev-del", **{"node-name": "image0-next"})
+    assert (drive["inserted"]["file"], drive["tray_open"]) == (str(iso), False)
+    assert images(guests, "cg-c") == ["image0"]
+    writer.communicate("quit\n")
     guests.converge("cg-c", disks=[{"media": "cdrom", "path": str(other)}])
     (drive,) = (block for block in tell(guests, "cg-c", "query-block") if block["qdev"] == "disk0")
     assert drive["inserted"]["file"] == str(other)
+
+
+def images(guests: Guests, name: str) -> list[str]:
+    """What QEMU calls the images that it has open."""
+    nodes = (node["node-name"] for node in tell(guests, name, "query-named-block-nodes"))
+    return sorted(node for node in nodes if node.startswith("image"))
+
+
+def test_a_change_of_a_cd_that_was_killed_is_repeated(
+    guests: Guests, tiny: dict[str, t.Any], public_directory: pathlib.Path
+) -> None:
+    isos = [make_image(public_directory / f"cg-{name}.iso", "1M", image_format="raw") for name in ("five", "six")]
+    before, after = ({**tiny, "disks": [{"media": "cdrom", "path": str(iso)}]} for iso in isos)
+    guests.converge("cg-k", **before)
+    await_condition(lambda: "sr0" in inside(guests, "cg-k", "ls /dev"), "the guest to see its drive")
+    inside(guests, "cg-k", "sleep 1000 </dev/sr0 >/dev/null & echo $! >/held")  # keeps the tray locked
+    await_condition(lambda: bool(tell(guests, "cg-k", "query-block")[0]["locked"]), "the guest to lock the tray")
+    descriptors = f"/proc/{guests.pid('cg-k')}/fd"
+    run = guests.host.start_module("qemu_guest", guests.params("cg-k", **after, live_timeout=600))
+    await_condition(lambda: str(isos[1]) in guests.host.out("ls", "-l", descriptors), "QEMU to open the second CD")
+    os.kill(guests.host.child(run), signal.SIGKILL)
+    run.communicate()
+    assert images(guests, "cg-k") == ["image0", "image0-next"]
+
+    message = guests.refuse("cg-k", **after, live_timeout=0.5)
+    assert "guest cg-k has not let go of the CD in drive 0 within 0.5 seconds" in message
+    assert images(guests, "cg-k") == ["image0"]
+    inside(guests, "cg-k", "kill $(cat /held)")
+    guests.converge("cg-k", **after)
+    (drive,) = (block for block in tell(guests, "cg-k", "query-block") if block["qdev"] == "disk0")
+    assert drive["inserted"]["file"] == str(isos[1])
+    assert len(images(guests, "cg-k")) == 1
+
+
+def test_a_drive_that_goes_leaves_no_cd_behind(guests: Guests, public_directory: pathlib.Path) -> None:
+    """A SCSI one, which QEMU takes out at once."""
+    isos = [make_image(public_directory / f"cg-{name}.iso", "1M", image_format="raw") for name in ("seven", "eight")]
+    disk = {"bus": "scsi", "size": "1M"}
+    drives = [{"bus": "scsi", "media": "cdrom", "path": str(iso)} for iso in isos]
+    for _time in range(2):
+        for drive in drives:
+            guests.converge("cg-g", disks=[disk, drive])
+        assert len(images(guests, "cg-g")) == 2
+        assert guests.converge("cg-g", disks=[disk])["guest"]["pending_restart"] == []
+        assert images(guests, "cg-g") == ["image0"]
+    assert hardware(guests, "cg-g") == ["disk0"]
 
 
 def test_a_guest_that_gives_nothing_back_keeps_it_and_the_task_says_so(guests: Guests) -> None:
