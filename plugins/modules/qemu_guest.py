@@ -123,7 +123,8 @@ options:
             description:
               - The checksum of the base image as C(sha256:)I(digits); C(sha512), C(sha1) and C(md5) work, too.
               - For an image from a URL also C(sha256:)I(URL) of the list that its publisher has of them. It is of what is downloaded,
-                before that is unpacked. With C(http), which anybody on the way can change, it is required.
+                before that is unpacked. With C(http), which anybody on the way can change, it is required, as it is where
+                a server redirects C(https) to C(http); a list must not be redirected so.
               - It is checked when the image is downloaded, or else when the overlay is made, not afterwards.
             type: str
           format:

@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import os
 import re
+import string
 import typing as t
 import urllib.parse
 
@@ -42,6 +43,8 @@ _ZEROS = bytes(_BLOCK)
 _LONGEST_LIST = 1 << 22
 #: Seconds in which nothing at all arrives.
 _PATIENCE = 60
+_REDIRECTIONS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTIONS = 10
 
 
 def is_url(text: str) -> bool:
@@ -82,12 +85,16 @@ def source(option: str, url: str, digest: t.Optional[str]) -> str:
             f"is packed in a way that is not unpacked here ({', '.join(PACKED)} are). Unpack it, and give "
             "the path or URL of the image.",
         )
-    secured = digest is not None and (not is_listed(digest) or not digest.partition(":")[2].startswith("http:"))
-    if url.startswith("http:") and not secured:
+    if url.startswith("http:") and not _is_secured(digest):
         raise InvalidInput(
             option, url, "can be changed by anybody on the way. Give its checksum (and not by http), or use https."
         )
     return url
+
+
+def _is_secured(digest: t.Optional[str]) -> bool:
+    """Whether the image may come over any wire, since its checksum does not come by http."""
+    return digest is not None and not digest.partition(":")[2].startswith("http:")
 
 
 def _plain(option: str, url: str) -> str:
@@ -148,7 +155,7 @@ def fetch(disk: Disk) -> None:
     algorithm, wanted = _wanted(disk.checksum, url)
     try:
         with _nameless(path) as descriptor:
-            found = _download(url, descriptor, algorithm)
+            found = _download(url, descriptor, algorithm, guarded=not _is_secured(disk.checksum))
             if wanted is not None and found != wanted:
                 raise Refused(
                     f"{shown(url)} has the {algorithm} checksum {found}, not {wanted}. Nothing of it was kept."
@@ -169,7 +176,7 @@ def _wanted(digest: t.Optional[str], url: str) -> tuple[str, t.Optional[str]]:
     algorithm, _colon, rest = digest.partition(":")
     if not is_url(rest):
         return algorithm, rest
-    with _open(rest) as response:
+    with _open(rest, guarded=not rest.startswith("http:")) as response:
         text = response.read(_LONGEST_LIST).decode("utf-8", "replace")
     name = os.path.basename(urllib.parse.unquote(urllib.parse.urlsplit(url).path))
     size = hashlib.new(algorithm).digest_size * 2
@@ -191,8 +198,11 @@ def listed(text: str, name: str, size: int) -> t.Optional[str]:
 
 
 @contextlib.contextmanager
-def _open(url: str) -> t.Iterator[t.Any]:
-    """The response; whatever goes wrong while it is read, on the network or in what comes, is one kind of error."""
+def _open(url: str, *, guarded: bool) -> t.Iterator[t.Any]:
+    """The response; whatever goes wrong while it is read, on the network or in what comes, is one kind of error.
+
+    With C(guarded), it comes from where nobody on the way can change it.
+    """
     import http.client
     import zlib
 
@@ -205,8 +215,7 @@ def _open(url: str) -> t.Iterator[t.Any]:
 
         faults.append(lzma.LZMAError)
     try:
-        # As the file is: a server must not unpack it on the way.
-        with contextlib.closing(urls.open_url(url, timeout=_PATIENCE, decompress=False)) as response:
+        with contextlib.closing(_request(url, guarded)) as response:
             yield response
     except _CannotWrite:
         raise
@@ -214,13 +223,52 @@ def _open(url: str) -> t.Iterator[t.Any]:
         raise SystemFailure(f"{shown(url)} cannot be downloaded ({error}). Nothing of it was kept.") from error
 
 
+def _request(url: str, guarded: bool) -> t.Any:
+    """The response of the place to which the URL leads in the end. Each on the way is looked at before it is asked."""
+    import urllib.error
+
+    from ansible.module_utils import urls
+
+    place = url
+    for _redirection in range(_MOST_REDIRECTIONS + 1):
+        try:
+            # As the file is: a server must not unpack it on the way.
+            return urls.open_url(place, timeout=_PATIENCE, decompress=False, follow_redirects="none")
+        except urllib.error.HTTPError as error:
+            location = error.headers.get("Location")
+            if error.code not in _REDIRECTIONS or not location:
+                raise
+            error.close()
+        try:
+            place, scheme, host = _redirected(place, location)
+        except ValueError:  # of an address that is none
+            scheme = host = ""
+        if not host or scheme not in ("http", "https"):
+            raise OSError("it is redirected to what is no web server")
+        if guarded and scheme == "http":
+            raise Refused(
+                f"{shown(url)} is redirected to http://{host}, and what comes from there can be changed by anybody on "
+                "the way. Give the checksum itself (sha256:<hexadecimal digits>), or a URL that stays with https. "
+                "Nothing of it was kept."
+            )
+    raise OSError(f"it is redirected more than {_MOST_REDIRECTIONS} times")
+
+
+def _redirected(url: str, location: str) -> tuple[str, str, t.Optional[str]]:
+    """Where a server sends who asked for the URL: the new one, its scheme and its host."""
+    # What is not ASCII in a header was read as Latin-1.
+    place = urllib.parse.urljoin(url, urllib.parse.quote(location, encoding="iso-8859-1", safe=string.punctuation))
+    parts = urllib.parse.urlsplit(place)
+    return place, parts.scheme, parts.hostname
+
+
 class _CannotWrite(OSError):
     """The fault is on this side of the wire."""
 
 
-def _download(url: str, descriptor: int, algorithm: str) -> str:
+def _download(url: str, descriptor: int, algorithm: str, *, guarded: bool) -> str:
     """Write what the URL has, unpacked; returns the checksum of what came."""
-    with _open(url) as response:
+    with _open(url, guarded=guarded) as response:
         reader = _Reader(response, hashlib.new(algorithm))
         written = 0
         for block in _blocks(_unpacked(url, reader)):

@@ -26,8 +26,9 @@ IMAGES = "/var/lib/labspan/images"
 PORT = 8099
 
 #: Serves the directory, and stops in the middle of what is called broken; hangs in the middle of what is called slow.
+#: By https it only says that all is to be had by http.
 _SERVER = """
-import functools, http.server, sys, time
+import functools, http.server, ssl, sys, threading, time
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     def do_GET(self):
@@ -45,6 +46,20 @@ class Handler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *arguments):
         pass
 
+class Redirector(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(302)
+        self.send_header("Location", "http://127.0.0.1:" + sys.argv[2] + self.path)
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[3])
+redirector = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2]) + 1), Redirector)
+redirector.socket = context.wrap_socket(redirector.socket, server_side=True)
+threading.Thread(target=redirector.serve_forever, daemon=True).start()
 handler = functools.partial(Handler, directory=sys.argv[1])
 server = http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[2])), handler)
 print("ready", flush=True)
@@ -60,6 +75,8 @@ class Shop(t.NamedTuple):
     process: subprocess.Popen[str]
     log: pathlib.Path
     digest: str
+    redirector: str
+    certificate: pathlib.Path
 
     def asked(self) -> list[str]:
         return self.log.read_text(encoding="ascii").split()[1:]
@@ -72,11 +89,18 @@ def shop(guests: Guests, tmp_path: pathlib.Path) -> t.Iterator[Shop]:
     base = make_image(directory / "base.qcow2", "-o", "preallocation=full", "1M")
     digest = hashlib.sha256(base.read_bytes()).hexdigest()
     (directory / "SHA256SUMS").write_text(f"{digest}  base.qcow2\n", encoding="ascii")
+    certificate = tmp_path / "certificate.pem"
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    output_options = ("-keyout", certificate, "-out", tmp_path / "public.pem")
+    subprocess.run([*request.split(), *output_options], check=True, capture_output=True)
+    with certificate.open("a") as file:
+        file.write((tmp_path / "public.pem").read_text(encoding="ascii"))
     with log.open("w") as output:
-        words = (sys.executable, "-c", _SERVER, str(directory), str(PORT))
+        words = (sys.executable, "-c", _SERVER, str(directory), str(PORT), str(certificate))
         process = guests.host.start(*words, stdout=output)
     await_condition(lambda: "ready" in log.read_text(encoding="ascii"), "the web server")
-    yield Shop(directory, f"http://127.0.0.1:{PORT}", process, log, digest)
+    redirector = f"https://127.0.0.1:{PORT + 1}"
+    yield Shop(directory, f"http://127.0.0.1:{PORT}", process, log, digest, redirector, tmp_path / "public.pem")
     process.kill()
     process.wait()
 
@@ -134,6 +158,27 @@ def test_a_checksum_is_looked_up_and_what_is_wrong_leaves_nothing(guests: Guests
         assert kept(guests) == []
     sums = f"sha256:file://{shop.directory}/SHA256SUMS"
     guests.converge("ci-w", disks=[{"base_image": f"{shop.url}/base.qcow2", "checksum": sums}], state="stopped")
+    assert len(kept(guests)) == 1
+
+
+def test_what_https_leads_away_from_is_not_fetched_unless_the_task_has_the_checksum(guests: Guests, shop: Shop) -> None:
+    environment = {"SSL_CERT_FILE": str(shop.certificate)}
+    base = f"{shop.redirector}/base.qcow2"
+    refused: list[dict[str, str]] = [
+        {"base_image": base},
+        {"base_image": base, "checksum": f"sha256:{shop.url}/SHA256SUMS"},
+        {"base_image": base, "checksum": f"sha256:{shop.redirector}/SHA256SUMS"},
+        {"base_image": f"{shop.url}/base.qcow2", "checksum": f"sha256:{shop.redirector}/SHA256SUMS"},
+    ]
+    for options in refused:
+        params = guests.params("ci-r", disks=[options])
+        message = guests.host.refuse("qemu_guest", params, environment=environment)
+        assert "is redirected to http://127.0.0.1, and what comes from there can be changed by anybody" in message
+        assert kept(guests) == []
+    assert "/base.qcow2" not in shop.asked()
+    params = guests.params("ci-r", disks=[{"base_image": base, "checksum": f"sha256:{shop.digest}"}], state="stopped")
+    guests.host.converge("qemu_guest", params, environment=environment)
+    assert shop.asked()[-1] == "/base.qcow2"
     assert len(kept(guests)) == 1
 
 

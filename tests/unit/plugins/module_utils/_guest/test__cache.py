@@ -4,13 +4,17 @@
 from __future__ import annotations
 
 import bz2
+import email.message
 import gzip
 import hashlib
+import io
 import lzma
 import os
 import pathlib
 import stat
 import typing as t
+import urllib.error
+import urllib.response
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import InvalidInput, LabspanError
@@ -134,6 +138,100 @@ def test_a_checksum_can_stand_in_a_list(images: pathlib.Path, tmp_path: pathlib.
         with pytest.raises(LabspanError, match=sentence):
             _cache.fetch(disk_of(f"file://{tmp_path / 'i.raw'}", checksum))
     assert os.listdir(images) == []
+
+
+LISTED = "sha256:https://list/SUMS"
+HTTP_LIST = "sha256:http://list/SUMS"
+
+
+class Web:
+    """Servers that have the image and the list of its checksum everywhere, and redirect by a table."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, redirections: t.Mapping[str, t.Optional[str]]) -> None:
+        from ansible.module_utils import urls
+
+        self.asked: list[str] = []
+        self._redirections = redirections
+        monkeypatch.setattr(urls, "open_url", self._open)
+
+    def _open(self, url: str, *, follow_redirects: str, **_options: t.Any) -> t.Any:
+        assert follow_redirects == "none"
+        self.asked.append(url)
+        if url in self._redirections:
+            headers = email.message.Message()
+            location = self._redirections[url]
+            if location is not None:
+                headers["Location"] = location
+            raise urllib.error.HTTPError(url, 302, "Found", headers, io.BytesIO())
+        content = f"{SHA256}  i.raw\n".encode() if url.endswith("SUMS") else CONTENT
+        return urllib.response.addinfourl(io.BytesIO(content), email.message.Message(), url, 200)
+
+
+@pytest.mark.parametrize(
+    ("url", "checksum", "redirections"),
+    [
+        ("https://h/i.raw", None, {"https://h/i.raw": "/j.raw", "https://h/j.raw": "https://m/i%20.raw"}),
+        ("https://h/i.raw", f"sha256:{SHA256}", {"https://h/i.raw": "http://m/i.raw"}),
+        ("http://h/i.raw", f"sha256:{SHA256}", {"http://h/i.raw": "//m/i.raw"}),
+        ("https://h/i.raw", LISTED, {"https://h/i.raw": "http://m/i.raw"}),
+        ("http://h/i.raw", LISTED, {"https://list/SUMS": "https://m/SUMS"}),
+        ("https://h/i.raw", HTTP_LIST, {"http://list/SUMS": "http://m/SUMS"}),
+    ],
+    ids=["https", "digits", "relative", "a list by https", "a list by https elsewhere", "a list by http"],
+)
+def test_redirections_are_followed_where_nobody_on_the_way_can_change_what_counts(
+    images: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    checksum: t.Optional[str],
+    redirections: dict[str, str],
+) -> None:
+    web = Web(monkeypatch, redirections)
+    _cache.fetch(disk_of(url, checksum))
+    assert [path.read_bytes() for path in images.iterdir()] == [CONTENT]
+    assert set(redirections) <= set(web.asked)
+
+
+@pytest.mark.parametrize(
+    ("url", "checksum", "redirections", "sentence"),
+    [
+        ("https://h/i.raw", None, {"https://h/i.raw": "http://m/i.raw"}, r"h/i\.raw is redirected to http://m, and"),
+        (
+            "https://h/i.raw",
+            None,
+            {"https://h/i.raw": "HTTP://m/i.raw", "http://m/i.raw": "https://n/i.raw"},
+            "changed by anybody on the way",
+        ),
+        ("https://h/i.raw", HTTP_LIST, {"https://h/i.raw": "http://m/i.raw"}, "changed by anybody on the way"),
+        (
+            "https://h/i.raw",
+            LISTED,
+            {"https://list/SUMS": "http://m/SUMS"},
+            r"list/SUMS is redirected to http://m, and",
+        ),
+        ("http://h/i.raw", LISTED, {"https://list/SUMS": "http://m/SUMS"}, "Give the checksum itself"),
+        ("https://h/i.raw", None, {"https://h/i.raw": "http://u:secret@m/i.raw"}, "is redirected to http://m, and"),
+        ("https://h/i.raw", None, {"https://h/i.raw": "file:///etc/shadow"}, "what is no web server"),
+        ("https://h/i.raw", None, {"https://h/i.raw": "ftp://m/i.raw"}, "what is no web server"),
+        ("https://h/i.raw", None, {"https://h/i.raw": "https://[m/i.raw"}, "what is no web server"),
+        ("https://h/i.raw", None, {"https://h/i.raw": "https://h/i.raw"}, "redirected more than 10 times"),
+        ("https://h/i.raw", None, {"https://h/i.raw": None}, "HTTP Error 302"),
+    ],
+)
+def test_redirections_are_refused_where_somebody_on_the_way_could_change_what_counts(
+    images: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    url: str,
+    checksum: t.Optional[str],
+    redirections: dict[str, t.Optional[str]],
+    sentence: str,
+) -> None:
+    web = Web(monkeypatch, redirections)
+    with pytest.raises(LabspanError, match=sentence) as refusal:
+        _cache.fetch(disk_of(url, checksum))
+    assert "secret" not in str(refusal.value)
+    assert os.listdir(images) == []
+    assert not [place for place in web.asked if "//m" in place], "it was asked nevertheless"
 
 
 @pytest.mark.parametrize(
