@@ -44,6 +44,11 @@ class Places:
         return os.path.join(self.state, "guest.json")
 
     @property
+    def former(self) -> str:
+        """The definition while the guest is being removed."""
+        return os.path.join(self.state, "former.json")
+
+    @property
     def made_disks(self) -> str:
         return os.path.join(self.state, "made_disks.json")
 
@@ -142,3 +147,17 @@ def defined_guests() -> list[str]:
         return sorted(name for name in os.listdir(STATE_ROOT) if os.path.exists(Places(name).definition))
     except OSError:
         return []
+
+
+def former_guests() -> list[str]:
+    """The names of all guests whose removal has begun and not ended."""
+    return [name for name in known_guests() if is_former(name)]
+
+
+def is_former(name: str) -> bool:
+    """Whether the removal of a guest has begun and not ended; its last two steps are the file and the directory."""
+    try:
+        left = os.listdir(Places(name).state)
+    except OSError:
+        return False
+    return not left or os.path.basename(Places(name).former) in left

@@ -46,6 +46,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import (
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._change import GuestChange
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._checks import Network, PlannedTap
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._former import FormerGuests
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places, defined_guests, known_guests
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec, Wish
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import Definition, GuestState, Want
@@ -503,6 +504,8 @@ class Guests(Resource[State]):
             _cache.fetch(change.after)
         elif isinstance(change, _state.Define):
             _store.write_definition(name, change.after)
+            if isinstance(change, _state.Recall):
+                _store.end_removal(name)
         elif isinstance(change, _state.Forget):
             _store.forget(name)
         elif isinstance(change, _state.CreateDisk):
@@ -584,7 +587,7 @@ def build(items: t.Sequence[_spec.Options], *, single: bool, check_mode: bool) -
         resources = [UnitFiles(), *resources, _taps_at_boot.TapsAtBoot()]
     elif _systemd.is_running():
         resources.append(FormerUnitFiles(lambda state: is_service_left(made.wishes, state)))
-    return resources
+    return [*resources, FormerGuests(made.wishes)]
 
 
 def parts(
@@ -607,7 +610,8 @@ def parts(
         defined = _store.read_definition(wish.name)
         owner = _tap_owner(wish, defined, processes, check_mode=check_mode)
         served = served or (owner is not None and wish.state != "absent")
-        before = _bridged_taps(defined.spec.nics if defined else (), defined.spec.network if defined else None, None)
+        before = _taps_of(_store.read_former(wish.name))  # a run that was killed may have left them
+        before.update(_taps_of(defined))
         network = wish.given.get("network", defined.spec.network if defined else None)
         wanted = wish.given.get("nics", defined.spec.nics if defined else ())
         after = {} if wish.state == "absent" else _bridged_taps(wanted, network, owner)
@@ -657,6 +661,11 @@ class FormerTaps(TapDevices):
             if nic.tap is not None
         )
         return super().plan(have, ahead)
+
+
+def _taps_of(defined: t.Optional[Definition]) -> dict[str, dict[str, t.Any]]:
+    """The options of the taps that were made for a guest."""
+    return _bridged_taps(defined.spec.nics, defined.spec.network, None) if defined else {}
 
 
 def _bridged_taps(

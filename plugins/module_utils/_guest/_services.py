@@ -124,6 +124,13 @@ def set_units(units: t.Mapping[str, Unit]) -> None:
         _systemd.enable(*coming)
 
 
+def prune(names: t.Iterable[str]) -> None:
+    """Remove what a run that was killed has left where it took the files of units away."""
+    for name in names:
+        for path in (_units.drop_in_path(name), _tpm.drop_in_path(name)):
+            _files.put(path, None)
+
+
 def start(held_back: t.Mapping[str, bool]) -> dict[str, Process]:
     """Start the guests, all at once; those that are held back do not run before they are told to."""
     units = [_units.unit(name) for name in held_back]

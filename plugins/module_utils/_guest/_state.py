@@ -262,7 +262,12 @@ class Forget(GuestChange):
         return self.before is not None
 
     def inverse(self) -> Change:
-        return Define(self.subject, f"Undo: {self.sentence}", None, self.before, self.guest)
+        return Recall(self.subject, f"Undo: {self.sentence}", None, self.before, self.guest)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recall(Define):
+    """The guest's file is there again, and its removal is over."""
 
 
 #: In which order the changes of several guests are carried out: what ends makes room for what begins.

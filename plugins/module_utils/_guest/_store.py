@@ -43,7 +43,16 @@ def read_definition(name: str) -> t.Optional[Definition]:
     world = _foresight.world()
     if world is not None and name in world.guests:
         return t.cast("t.Optional[Definition]", world.guests[name].definition)
-    stored = _read_json(Places(name).definition)
+    return _read_definition(Places(name).definition)
+
+
+def read_former(name: str) -> t.Optional[Definition]:
+    """The definition of a guest whose removal has begun and not ended; None for any other."""
+    return _read_definition(Places(name).former)
+
+
+def _read_definition(path: str) -> t.Optional[Definition]:
+    stored = _read_json(path)
     if not isinstance(stored, dict) or stored.get("version") != _VERSION:
         return None
     try:
@@ -111,13 +120,25 @@ def record_made_disk(name: str, made: MadeDisk) -> None:
 
 
 def forget(name: str) -> None:
-    """Remove what was written for the guest; its disks and the record of them stay."""
+    """Remove what was written for the guest; its disks and the record of them stay.
+
+    The definition is set aside until C(end_removal): it tells what else of the guest is to go.
+    """
     places = Places(name)
-    for path in (*_logs(places), places.definition):
-        _unlink(path)
+    clear_runtime(places)
     if not read_made_disks(name):  # else it is still known whose they are when they are to go, too
         _unlink(places.made_disks)
-    clear_runtime(places)
+    for path in _logs(places):
+        _unlink(path)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(places.definition, places.former)
+    _remove_if_empty(places.state)
+
+
+def end_removal(name: str) -> None:
+    """Remove what was set aside of a guest that was removed, and its directory if nothing is in it."""
+    places = Places(name)
+    _unlink(places.former)
     _remove_if_empty(places.state)
 
 

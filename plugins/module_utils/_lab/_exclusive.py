@@ -26,7 +26,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import (
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _nft, _options, _port_security_options
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._nft import TableKey
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._account_names import name_of
-from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import defined_guests
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import defined_guests, former_guests
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._language import L2, complete
 from ansible_collections.labspan.vmnet.plugins.module_utils._lab._scenarios import Lab, LabNetwork
@@ -48,7 +48,7 @@ def with_leftovers(lab: Lab, traces: Traces) -> tuple[Lab, list[str]]:
     search.links()
     search.tables()
     search.files()
-    guests = sorted(set(defined_guests()) - {guest["name"] for guest in lab.guests})
+    guests = sorted({*defined_guests(), *former_guests()} - {guest["name"] for guest in lab.guests})
     names = {network: LabNetwork(network, "", "", "absent") for network in sorted(search.names())}
     return (
         dataclasses.replace(

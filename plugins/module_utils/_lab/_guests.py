@@ -13,6 +13,7 @@ import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _systemd
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _accounts, _resource, _taps_at_boot
+from ansible_collections.labspan.vmnet.plugins.module_utils._guest._former import FormerGuests
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import known_guests
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._unit_files import FormerUnitFiles, UnitFiles
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
@@ -74,6 +75,7 @@ def of(lab: Lab, *, check_mode: bool) -> Parts:
         last.insert(0, _taps_at_boot.TapsAtBoot())
     elif _systemd.is_running():
         last.insert(0, FormerUnitFiles(lambda state: _resource.is_service_left(present.wishes, state)))
+    last.append(FormerGuests([*absent.wishes, *present.wishes]))
     return Parts(
         first=first,
         removed=[absent.guests] if absent.wishes else [],

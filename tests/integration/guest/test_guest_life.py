@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ import time
 import typing as t
 
 import pytest
+from support.dying import dies
 from support.hosts import HARDENED, await_condition, finish_module
 
 from .conftest import ACCOUNT, RUNTIME, STATE, Guests, make_image
@@ -366,6 +368,34 @@ def test_killed_at_any_moment_the_next_run_has_one_guest(guests: Guests) -> None
         assert not guests.converge("cg-x", **options)["changed"]
         leftovers = guests.host.out("find", f"{STATE}/cg-x", "-name", ".*")
         assert leftovers == ""
+
+
+@pytest.mark.slow
+@one_interpreter
+def test_killed_anywhere_in_a_removal_the_next_run_ends_it(guests: Guests) -> None:
+    guests.host.converge("linux_bridge", {"name": "cgbr", "addresses": ["10.0.0.1/24"]})
+    wanted: dict[str, t.Any] = {"nics": [{"bridge": "cgbr"}], "disks": [{"size": "1M"}], "console": True}
+    gone = guests.params("cg-y", state="absent", remove_disks=True)
+
+    def left() -> tuple[set[str], str]:
+        links = {link["ifname"] for link in guests.host.json("ip", "-j", "link", "show")}
+        return links - {"lo", "cgbr"}, guests.host.out("find", STATE, RUNTIME, "-mindepth", "1")
+
+    tapless = 0
+    for step in itertools.count(1):
+        guests.converge("cg-y", **wanted)
+        if not dies(guests.host, "qemu_guest", gone, step):
+            break
+        taps, files = left()
+        tapless += not taps and bool(files)
+        foretold = guests.host.converge("qemu_guest", gone, check=True)
+        assert guests.host.converge("qemu_guest", gone)["actions"] == foretold["actions"], step
+        assert left() == (set(), ""), step
+        assert not guests.host.converge("qemu_guest", gone)["changed"]
+    assert left() == (set(), "")
+    assert tapless, "no run was killed after the taps had gone"
+    assert step > 10
+    assert guests.processes() == {}
 
 
 @one_interpreter
