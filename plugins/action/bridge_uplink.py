@@ -25,7 +25,7 @@ from ansible_collections.labspan.vmnet.plugins.plugin_utils import _internal_opt
 MODULE = "labspan.vmnet.bridge_uplink"
 
 #: What this plugin and the module say to each other; no business of a task.
-INTERNAL = ("step", "transaction")
+INTERNAL = ("step", "transaction", "local")
 
 # The phases of a transaction as the module reports them.
 MOVED = "moved"
@@ -261,7 +261,8 @@ class ActionModule(ActionBase):
         return answer
 
     def _execute(self, step: str) -> Result:
-        arguments = {**self._task.args, "step": step, "transaction": self._identity}
+        local = self._connection.transport == "local"
+        arguments = {**self._task.args, "step": step, "transaction": self._identity, "local": local}
         return t.cast(
             Result, self._execute_module(module_name=MODULE, module_args=arguments, task_vars=self._variables)
         )

@@ -125,6 +125,7 @@ options:
     description:
       - "Go on although firewall rules, traffic control or sockets name the card, and will not see its packets any more.
         They are warned of then instead of refused. The guard is the same."
+      - "Go on also where nobody guards the move: with C(connection: local) in an SSH login on the host itself."
     type: bool
     default: false
   force:
@@ -145,6 +146,11 @@ options:
     type: str
     choices: [begin, confirm, status]
     default: begin
+  local:
+    description:
+      - "Internal: whether the controller is the host itself. Set by the action plugin; a task must not set it."
+    type: bool
+    default: false
 notes:
   - "Moving takes one run of the module; it is confirmed by a second one over a new connection. The connection plugin's own
     persistence (C(ControlPersist)) is ended in between."
@@ -331,6 +337,7 @@ OPTIONS = {
     "force": {"type": "bool", "default": False},
     "transaction": {"type": "str"},
     "step": {"type": "str", "choices": ["begin", "confirm", "status"], "default": "begin"},
+    "local": {"type": "bool", "default": False},
 }
 
 

@@ -226,7 +226,13 @@ def _is_for_card(command: str, card: str) -> bool:
 
 
 def _mentions(command: str, card: str) -> bool:
-    return bool(re.search(rf"(?<![\w.-]){re.escape(card)}(?![\w.-])|\$IFACE\b|\${{IFACE}}", command))
+    return bool(re.search(rf"{_named(card)}|\$IFACE\b|\${{IFACE}}", command))
+
+
+def _named(card: str) -> str:
+    """A pattern for the card by itself, and in the dotted name of a setting of the kernel's."""
+    name = re.escape(card)
+    return rf"(?<![\w.-]){name}(?![\w.-])|(?<=\.conf\.){name}(?=\.)|(?<=\.neigh\.){name}(?=\.)"
 
 
 def _renamed(line: str, option: str, value: str, move: Move) -> str:
@@ -236,7 +242,7 @@ def _renamed(line: str, option: str, value: str, move: Move) -> str:
         raise Refused(
             f"'{option} {value}' names {move.interface}, and may mean the card or its addresses. Take it out."
         )
-    return re.sub(rf"(?<![\w.-]){re.escape(move.interface)}(?![\w.-])", move.bridge, line)
+    return re.sub(_named(move.interface), move.bridge, line)
 
 
 # Again

@@ -204,6 +204,13 @@ class Uplink(Resource[UplinkState]):
                     self.warnings.append(f"accepted as a risk: {mention.where} {mention.consequence}: {mention.what}.")
                 else:
                     reasons.append(mention.sentence)
+        login = _connection.ssh_peer() if want.local else None
+        if login is not None:
+            (self.warnings if want.accept_risk else reasons).append(
+                f"the task runs on the host itself (connection: local), for somebody who came in over SSH ({login}). "
+                "It would be confirmed by itself, whether a new login gets in or not. Run it from another machine over "
+                "SSH, or on the host's console, or accept that nobody guards it with accept_risk: true."
+            )
         source = have.links[want.bridge if not want.present else want.interface]
         reasons += _unmovable(have.owned(source.index), source.name, have)
         leased = [timed for timed in have.owned(source.index).addresses if _is_leased(timed)]
@@ -235,7 +242,7 @@ class Uplink(Resource[UplinkState]):
     def _make_order(self, have: UplinkState) -> _transaction.Order:
         want = self.want
         source = have.links[want.interface if want.present else want.bridge]
-        peer = _connection.ssh_peer()
+        peer = None if want.local else _connection.ssh_peer()
         own = [str(ipaddress.ip_address(timed.address.local)) for timed in have.owned(source.index).addresses]
         self._at_risk = [str(each) for each in _connection.at_risk(_connection.established(), own)]
         if peer is not None and ipaddress.ip_address(peer.server_address).is_link_local:

@@ -46,6 +46,8 @@ class WantedUplink:
     persistent: bool
     accept_risk: bool
     force: bool
+    local: bool = False
+    """The task runs on the host itself, whoever is logged in there."""
 
     def move(self, mac: str, mtu: int, taps: t.Sequence[str]) -> Move:
         """What the managers are told."""
@@ -101,6 +103,7 @@ def wanted(params: t.Mapping[str, t.Any]) -> WantedUplink:
         persistent=bool(params["persistent"]),
         accept_risk=bool(params["accept_risk"]),
         force=bool(params["force"]),
+        local=bool(params.get("local")),
     )
 
 

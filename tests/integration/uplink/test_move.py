@@ -278,3 +278,16 @@ def test_what_not_everybody_may_read_is_not_shown(plain: Host) -> None:
 @pytest.mark.one_interpreter
 def test_what_cannot_be_is_refused_with_a_sentence(plain: Host, wrong: dict[str, t.Any], words: str) -> None:
     assert words in plain.refuse("bridge_uplink", options(**{"transaction": identity(), **wrong}))
+
+
+def test_nobody_guards_a_move_that_its_own_host_begins_in_an_ssh_login(plain: Host) -> None:
+    login = {"SSH_CONNECTION": f"192.0.2.7 50022 {ADDRESS.partition('/')[0]} 22"}
+    here = options(transaction=identity(), local=True)
+    refused = plain.refuse("bridge_uplink", here, environment=login)
+    assert "for somebody who came in over SSH (192.0.2.7:50022 to " in refused
+    # Its twin: accepted, it is confirmed by itself.
+    for more in ({}, {"state": "absent"}):
+        asked = {**here, **more, "accept_risk": True, "transaction": identity()}
+        assert "pending" in plain.converge("bridge_uplink", asked, environment=login)
+        assert plain.module("bridge_uplink", {**asked, "step": "confirm"}, environment=login)["phase"] == "confirmed"
+    assert plain.link("br0") is None

@@ -511,11 +511,19 @@ def test_without_a_confirmation_nothing_is_a_success(
 # What is refused
 
 
-@pytest.mark.parametrize("name", ["step", "transaction"])
+@pytest.mark.parametrize("name", ["step", "transaction", "local"])
 def test_what_the_two_halves_say_to_each_other_is_no_option(task: Make, name: str) -> None:
     result = task({}, arguments={"bridge": "br0", name: "confirm"}).go()
     assert result["failed"] is True
     assert result["msg"].startswith(f"{name}: not an option of a task")
+
+
+@pytest.mark.parametrize(("transport", "local"), [("ssh", False), ("local", True)])
+def test_the_host_is_told_whether_the_controller_is_there(task: Make, transport: str, local: bool) -> None:
+    run = task({"begin": [{"changed": False}]})
+    run.connection.transport = transport
+    run.go()
+    assert [asked.arguments["local"] for asked in run.asked] == [local]
 
 
 def test_the_guard_needs_the_controller(task: Make) -> None:

@@ -92,6 +92,16 @@ iface br0 inet6 auto
             id="what is the card's stays with it",
         ),
         pytest.param(
+            "auto eth0\niface eth0 inet dhcp\n up sysctl -w net.ipv4.conf.eth0.rp_filter=2\n"
+            " up sysctl net.ipv6.neigh.eth0.ucast_solicit=1\n"
+            " up sysctl -w net/ipv6/conf/eth0/accept_ra=2\n up sysctl -w net.ipv4.conf.eth0/7.rp_filter=2\n",
+            "auto eth0 br0\niface eth0 inet manual\n\n"
+            "iface br0 inet dhcp\n up sysctl -w net.ipv4.conf.br0.rp_filter=2\n"
+            " up sysctl net.ipv6.neigh.br0.ucast_solicit=1\n"
+            " up sysctl -w net/ipv6/conf/br0/accept_ra=2\n up sysctl -w net.ipv4.conf.eth0/7.rp_filter=2\n",
+            id="settings of the kernel's, dotted or not",
+        ),
+        pytest.param(
             "auto eth0 eth0:1\niface eth0 inet manual\n\niface eth0:1 inet static\n address 10.0.0.9/24\n\n# end\n",
             "auto eth0 br0 br0:1\niface eth0 inet manual\n\n"
             "iface br0 inet manual\n\niface br0:1 inet static\n address 10.0.0.9/24\n\n# end\n",
