@@ -15,9 +15,10 @@ CHECK = "labspan-rules-check.service"
 SCRIPT = r"""#!/bin/sh
 # The firewall rules of the networks: loads what is missing of them. Made by labspan.vmnet; the next run writes it anew.
 #
-#   rules load     load what is missing, now
-#   rules check    the same, once no task of labspan.vmnet is under way
-#   rules watch    check now, and whenever the firewall changes
+#   rules load             load what is missing, now
+#   rules guard NETWORK    the same for the chains that guard one network, before its interfaces are made
+#   rules check            load, once no task of labspan.vmnet is under way
+#   rules watch            check now, and whenever the firewall changes
 #
 # What there is to load stands in /etc/labspan/networks/NETWORK/:
 #   *.nft              tables of nftables, each as three lines: table, delete table, and what it holds
@@ -158,7 +159,9 @@ $word $rest"
 }
 
 # Loads what is missing. What is heard of the firewall tells which tables that are there may be empty.
-load() {
+# One at a time: at boot the networks' own units do it, too, and two would both find the same chain missing.
+load() (
+    flock 8
     heard=$1
     if command -v nft >/dev/null; then
         load_tables
@@ -166,13 +169,22 @@ load() {
     for file in "$networks"/*/rules.ip*tables-* "$networks"/*/accept.ip*tables-*; do
         [ ! -f "$file" ] || load_chains "$file"
     done
-}
+    exit "$failed"
+) 8<"$0"
+
+# Loads the chains without which a network is open. Those that accept for it elsewhere can come later.
+guard() (
+    flock 8
+    for file in "$networks/$1"/rules.ip*tables-*; do
+        [ ! -f "$file" ] || load_chains "$file"
+    done
+    exit "$failed"
+) 8<"$0"
 
 # Tasks of labspan.vmnet hold this lock. Whoever removes a network removes first the file, then the table.
 check() (
     flock -w 300 9 || say "a task of labspan.vmnet takes very long; looking all the same"
     load "$1"
-    exit "$failed"
 ) 9</proc/self/ns/net
 
 # Waits until the monitor, which has this number, is told of changes.
@@ -215,14 +227,15 @@ watch() {
 
 case ${1-} in
     load) load all ;;
-    check) check all; failed=$? ;;
+    guard) guard "${2:?names the network}" ;;
+    check) check all ;;
     watch) watch ;;
-    *) say "usage: rules load|check|watch"; exit 2 ;;
+    *) say "usage: rules load|guard NETWORK|check|watch"; exit 2 ;;
 esac
-exit "$failed"
 """
 
-_MANAGERS = "nftables.service ufw.service firewalld.service iptables.service netfilter-persistent.service"
+#: Who may have the host's rules, and flush what is there when they start.
+MANAGERS = "nftables.service ufw.service firewalld.service iptables.service netfilter-persistent.service"
 
 UNITS = {
     SERVICE: f"""\
@@ -230,10 +243,10 @@ UNITS = {
 [Unit]
 Description=Firewall rules of the networks of labspan.vmnet
 Documentation=file://{PROGRAM}
-After=network-pre.target systemd-modules-load.service {_MANAGERS}
+After=network-pre.target systemd-modules-load.service {MANAGERS}
 Before=docker.service network-online.target
 # A manager that restarts may flush what is not its own; the watch sees that. It must not go down with the manager.
-ReloadPropagatedFrom={_MANAGERS}
+ReloadPropagatedFrom={MANAGERS}
 StartLimitIntervalSec=0
 
 [Service]

@@ -8,10 +8,13 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _rules_script
+
 PATH = "/usr/local/lib/labspan/network"
 
 SCRIPT = r"""#!/bin/sh
-# Made by labspan.vmnet, for labspan-network@.service. It needs ip, and where the files ask for them nft and bridge.
+# Made by labspan.vmnet, for labspan-network@.service. It needs ip, and where the files ask for them nft, bridge and
+# iptables.
 #
 #   network up NAME      bring up what /etc/labspan/networks/NAME describes
 #   network reload NAME  load its rules again
@@ -25,6 +28,7 @@ network=${2-}
 directory=/etc/labspan/networks/$network
 links=$directory/links
 making=/run/labspan-network.$network.making
+rules_program=@RULES_PROGRAM@
 failed=0
 patience=300
 
@@ -43,6 +47,11 @@ load_rules() {
     for rules in "$directory"/*.nft; do
         [ -e "$rules" ] || continue
         nft -f "$rules" || { fail "the rules of $rules were not loaded"; return 1; }
+    done
+    for rules in "$directory"/rules.ip*tables-*; do
+        [ -e "$rules" ] || continue
+        "$rules_program" guard "$network" || { fail "its rules of iptables were not loaded"; return 1; }
+        break
     done
 }
 
@@ -207,4 +216,4 @@ case $action in
         ;;
 esac
 exit "$failed"
-"""
+""".replace("@RULES_PROGRAM@", _rules_script.PROGRAM)

@@ -11,11 +11,11 @@ Note that this module util is **PRIVATE** to the collection. It can have breakin
 
 from __future__ import annotations
 
-from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _script
+from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _rules_script, _script
 
 NAME = "labspan-network@.service"
 
-#: Who may have the host's rules; what they flush, a restart of the unit brings back.
+#: Those whose restart or reload is ours, too; what they flush, a restart of the unit brings back.
 _FIREWALLS = "nftables.service ufw.service firewalld.service"
 
 UNIT = f"""\
@@ -23,7 +23,7 @@ UNIT = f"""\
 [Unit]
 Description=Network %i of virtual machines
 ConditionPathIsDirectory=/etc/labspan/networks/%i
-After=network-pre.target systemd-modules-load.service systemd-sysctl.service {_FIREWALLS}
+After=network-pre.target systemd-modules-load.service systemd-sysctl.service {_rules_script.MANAGERS}
 Before=docker.service network-online.target
 PartOf={_FIREWALLS}
 ReloadPropagatedFrom={_FIREWALLS}

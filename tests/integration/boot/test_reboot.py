@@ -136,6 +136,7 @@ def test_the_unit_is_one_that_systemd_understands(host: SystemHost) -> None:
         "nftables.service",
         "ufw.service",
         "firewalld.service",
+        "netfilter-persistent.service",
         "network-pre.target",
         "systemd-sysctl.service",
     ):

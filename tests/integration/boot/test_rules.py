@@ -353,6 +353,44 @@ def test_rules_of_iptables_are_back_after_a_reboot(host: SystemHost, guest: Host
     await_condition(lambda: _without_comments(host.out("iptables-save")) == before, "the rules after a flush")
 
 
+def without_rules_and_bridge(host: SystemHost) -> None:
+    """As the host is at boot, before any unit of ours."""
+    host.run("systemctl", "stop", SERVICE, "labspan-network@lab.service")
+    host.run("nft", "flush", "ruleset")
+    host.run("ip", "link", "del", "br0")
+    assert "MASQUERADE" not in host.out("iptables-save")
+
+
+def test_rules_of_iptables_are_there_before_the_interfaces_that_they_guard(host: SystemHost) -> None:
+    provision(host, backend="iptables")
+    before = _without_comments(host.out("iptables-save")), _without_comments(host.out("ip6tables-save"))
+    (name,) = host.out("sh", "-c", f"cd {FILES} && ls rules.iptables-*").split()
+    text = host.out("cat", f"{FILES}/{name}")
+
+    without_rules_and_bridge(host)
+    host.write(f"{FILES}/{name}", text.replace("\nCOMMIT", "\n-A NOWHERE -j ACCEPT\nCOMMIT"))
+    assert host.run("systemctl", "start", "labspan-network@lab.service", check=False).returncode
+    assert host.run("ip", "link", "show", "br0", check=False).returncode, "a bridge without rules"
+    assert "rules of iptables were not loaded" in host.journal("-u", "labspan-network@lab.service", "-b")
+
+    # The twin: what can be loaded is there with the bridge, and nobody else has loaded it.
+    host.write(f"{FILES}/{name}", text)
+    host.run("systemctl", "start", "labspan-network@lab.service")
+    host.run("ip", "link", "show", "br0")
+    assert (_without_comments(host.out("iptables-save")), _without_comments(host.out("ip6tables-save"))) == before
+    assert host.run("systemctl", "is-active", SERVICE, check=False).stdout.strip() == "inactive"
+
+
+def test_two_that_load_the_same_chains_at_once_load_them_once(host: SystemHost) -> None:
+    provision(host, backend="iptables")
+    before = _without_comments(host.out("iptables-save"))
+    without_rules_and_bridge(host)
+    program = "/usr/local/lib/labspan/rules"
+    host.run("sh", "-c", f"for _ in 1 2 3 4 5 6; do {program} load & {program} guard lab & done; wait")
+    assert _without_comments(host.out("iptables-save")) == before
+    host.run("systemctl", "start", "labspan-network@lab.service", SERVICE)
+
+
 # Leaving nothing
 
 
