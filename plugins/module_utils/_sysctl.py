@@ -4,7 +4,8 @@
 """Forwarding, switched on for the interfaces of a network and for no others, now and after a reboot.
 
 Networks share an uplink, so one record for the whole host says which network needs which setting and what each setting
-was before the first of them came. The last network that needs a setting puts it back.
+was before the first of them came. The last network that needs a setting puts it back, unless somebody has made the
+whole host a router meanwhile (Docker, libvirt, an administrator): that wrote the same value, and relies on it.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
@@ -27,6 +28,12 @@ _BOOT_HEADER = "# Made by labspan.vmnet for the network {network}; it is written
 
 FORWARD6_ALL = "net/ipv6/conf/all/forwarding"
 FORCE6_ALL = "net/ipv6/conf/all/force_forwarding"
+_ALL4 = "net/ipv4/conf/all/forwarding"  # net/ipv4/ip_forward is the same setting
+# Who writes the setting for all interfaces writes this one too. FORWARD6_ALL may be ours; then this one is put back.
+_DEFAULT6 = "net/ipv6/conf/default/forwarding"
+WHOLE_HOST = (_ALL4, _DEFAULT6, FORCE6_ALL)
+"""Settings that are never ours, and that are on when somebody else has made the whole host a router."""
+
 _ACCEPT_RA = "accept_ra"
 _FORCE = "force_forwarding"
 
@@ -40,12 +47,19 @@ class Record:
 
     needs: t.Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     found: t.Mapping[str, str] = dataclasses.field(default_factory=dict)
+    exceptions: tuple[str, ...] = ()
+    """Those that were as C(found) says although the whole host was a router already."""
 
     def text(self) -> t.Optional[str]:
         """The record as its file holds it; None when there is nothing to remember."""
         if not self.needs and not self.found:
             return None
-        state = {"networks": {name: list(keys) for name, keys in self.needs.items()}, "found": dict(self.found)}
+        state: dict[str, t.Any] = {
+            "networks": {name: list(keys) for name, keys in self.needs.items()},
+            "found": dict(self.found),
+        }
+        if self.exceptions:
+            state["exceptions"] = list(self.exceptions)
         return json.dumps(state, indent=1, sort_keys=True) + "\n"
 
     @classmethod
@@ -55,7 +69,8 @@ class Record:
             return cls()
         try:
             state = json.loads(text)
-            return cls({name: tuple(keys) for name, keys in state["networks"].items()}, dict(state["found"]))
+            needs = {name: tuple(keys) for name, keys in state["networks"].items()}
+            return cls(needs, dict(state["found"]), tuple(state.get("exceptions", ())))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise Refused(
                 f"{RECORD} cannot be read ({error}). It remembers which settings of the host were changed; mend it, or "
@@ -136,20 +151,32 @@ def plan(
         if not keys:
             needs.pop(name, None)
     found = dict(record.found)
+    exceptions = set(record.exceptions)
     writes: dict[str, str] = {}
     for keys in networks.values():
         for key, value in (keys or {}).items():
             before = values.get(key)
             if before is not None and before != value:
+                if key not in found and values.get(_whole_host(key)) == "1":
+                    exceptions.add(key)
                 found.setdefault(key, before)
                 writes[key] = value
     needed = {key for keys in needs.values() for key in keys}
     for key in sorted((key for key in found if key not in needed), key=_put_back_order):
         was = found.pop(key)
+        if key not in exceptions and values.get(_whole_host(key)) == "1":
+            continue  # the value is not ours alone any more
         # Another value than ours is somebody's later choice.
         if values.get(key) == ("2" if key.endswith(_ACCEPT_RA) else "1"):
             writes[key] = was
-    return writes, Record(needs, found)
+    return writes, Record(needs, found, tuple(sorted(exceptions.intersection(found))))
+
+
+def _whole_host(key: str) -> str:
+    """The one of C(WHOLE_HOST) whose writer has this setting written, too, or relies on it."""
+    if key.startswith("net/ipv4/"):
+        return _ALL4
+    return FORCE6_ALL if key.endswith(f"/{_FORCE}") else _DEFAULT6
 
 
 def _put_back_order(key: str) -> tuple[bool, str]:
@@ -167,6 +194,12 @@ def boot_text(network: str, keys: t.Mapping[str, str]) -> t.Optional[str]:
     if not keys:
         return None
     return _BOOT_HEADER.format(network=network) + "".join(f"-{key} = {value}\n" for key, value in keys.items())
+
+
+def at_boot(keys: t.Mapping[str, str], values: Values) -> dict[str, str]:
+    """A network's settings as a plain program writes them at boot, which puts no other setting back."""
+    default = values.get(_DEFAULT6)
+    return {**keys, **({_DEFAULT6: default} if FORWARD6_ALL in keys and default is not None else {})}
 
 
 def early(keys: t.Mapping[str, str]) -> dict[str, str]:

@@ -199,7 +199,8 @@ class Networks(Resource[Firewall]):
         record = _sysctl.Record.parse(record_text)
         forwarded = [entry for entry in self._entries if entry.present and entry.forwarding]
         needs = {entry.name: _need(plans[entry.name], host) for entry in forwarded}
-        values = _sysctl.read([*(key for need in needs.values() for key in _sysctl.keys_to_read(need)), *record.found])
+        needed = [key for need in needs.values() for key in _sysctl.keys_to_read(need)]
+        values = _sysctl.read([*needed, *record.found, *_sysctl.WHOLE_HOST])
         wanted = {
             entry.name: _sysctl.wanted(needs[entry.name], values, record) if entry.name in needs else {}
             for entry in self._entries
@@ -216,7 +217,8 @@ class Networks(Resource[Firewall]):
             path = File(_sysctl.boot_file(entry.name))
             order.append(path)
             have[path] = _sysctl.read_text(path.path)
-            early = _sysctl.early(wanted[entry.name]) if entry.lasting else wanted[entry.name]
+            keys = wanted[entry.name]
+            early = _sysctl.early(keys) if entry.lasting else _sysctl.at_boot(keys, values)
             want[path] = _sysctl.boot_text(entry.name, early) if entry.persistent else None
         return Forwarding(have, want, tuple(order), wanted)
 

@@ -86,6 +86,20 @@ def test_what_was_on_before_stays_on(lab: Lab) -> None:
     assert settings(lab) == before
 
 
+def test_who_makes_the_whole_host_a_router_meanwhile_keeps_it(lab: Lab) -> None:
+    lab.host.run("ip", "link", "add", "lsup1", "type", "bridge")
+    lab.host.run("sysctl", "-qw", f"net.ipv6.conf.{UPLINK}.accept_ra=1", "net.ipv6.conf.lsup1.accept_ra=0")
+    lab.host.converge("nat_masquerade", lab.nat())
+    # As Docker, libvirt and k3s do when they start.
+    lab.host.run("sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+    before = [line for line in settings(lab) if "force" not in line]
+    lab.host.converge("nat_masquerade", lab.nat(out_interface="lsup1"))
+    assert [line for line in settings(lab) if "force" not in line] == before
+    lab.host.converge("nat_masquerade", {"name": "lab", "state": "absent"})
+    assert [line for line in settings(lab) if "force" not in line] == before
+    assert lab.host.dump()["files"] == []
+
+
 def test_a_setting_that_somebody_changed_back_is_set_again(lab: Lab) -> None:
     lab.host.converge("nat_masquerade", lab.nat())
     lab.host.run("sysctl", "-qw", f"net.ipv4.conf.{BRIDGE}.forwarding=0")
