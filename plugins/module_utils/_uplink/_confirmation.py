@@ -54,7 +54,8 @@ class Confirmation(Resource[Unconfirmed]):
             changes.append(Done("confirmation", "Confirm the move over a new connection", None, None))
         elif have.phase.name != _journal.CONFIRMED:
             raise Refused(_why_not(have.phase), phase=have.phase.name)
-        return [*changes, *_uplinks.rest_of_plan(self.want, self.manager, have.uplink, created=created)]
+        rest = _uplinks.rest_of_plan(self.want, self.manager, have.uplink, self.warnings, created=created)
+        return [*changes, *rest]
 
     @staticmethod
     def _refuse_old_connection(journal: _journal.Journal) -> None:

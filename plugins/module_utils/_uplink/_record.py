@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
+import re
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
@@ -49,12 +51,47 @@ class Record:
     """In the order of writing."""
 
     def with_files(self, written: t.Sequence[WriteFile]) -> Record:
-        """With what these files are now; of one that was written before, its first state stays."""
+        """With what these files are now; of one that was written before, its first state stays unless somebody put
+        another file in its place."""
         known = {kept.before.path: kept.before for kept in self.files}
         paths = {file.path for file in written}
         kept = [old for old in self.files if old.before.path not in paths]
-        kept += [Kept(known.get(file.path) or keep(file.path), digest(file.content)) for file in written]
+        for file in written:
+            now = keep(file.path)
+            before = now if file.path not in known or self.is_replaced(now) else known[file.path]
+            kept.append(Kept(before, digest(file.content)))
         return dataclasses.replace(self, files=tuple(kept))
+
+    def made_again(self, files: t.Sequence[WriteFile]) -> Record:
+        """For an uplink that is made of these files after somebody undid the old one: without the files of the old one
+        that have no part in it and are not as they were written."""
+        paths = {file.path for file in files}
+        kept = (
+            old
+            for old in self.files
+            if old.before.path in paths
+            or old.before.path.startswith(_LIVING)
+            or digest(keep(old.before.path).content) == old.digest
+        )
+        return dataclasses.replace(self, files=tuple(kept))
+
+    def is_replaced(self, now: WriteFile) -> bool:
+        """Whether somebody put a file of their own, which knows of no bridge, in the place of what was written."""
+        if not self.edited([now]) or self._before(now.path).content is None:
+            return False
+        return not re.search(rf"(?<![\w.-]){re.escape(self.bridge)}(?![\w-])", now.content or "")
+
+    def superseded(self, then: Record) -> list[WriteFile]:
+        """What is kept here of files that were there before, and is neither in that record nor in its place."""
+        kept = {file.before.path: file.before.content for file in then.files}
+        return [
+            file.before
+            for file in self.files
+            if file.before.content not in (None, kept.get(file.before.path), keep(file.before.path).content)
+        ]
+
+    def _before(self, path: str) -> WriteFile:
+        return next(kept.before for kept in self.files if kept.before.path == path)
 
     def edited(self, files: t.Sequence[WriteFile]) -> list[WriteFile]:
         """Those of the files as they are now that somebody else wrote since: what is in them is nowhere else."""
@@ -71,9 +108,12 @@ def digest(content: t.Optional[str]) -> t.Optional[str]:
     return None if content is None else hashlib.sha256(content.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def path_for_edited(bridge: str, path: str) -> str:
-    """Where a file goes that somebody else wrote, before that of before comes back in its place."""
-    return f"{DIRECTORY}/{bridge}-edited{path.replace('/', '-')}"
+def aside(bridge: str, what: str, file: WriteFile) -> WriteFile:
+    """The file as a copy beside the record; one that is there already stays. C(what): such as C(edited)."""
+    first = f"{DIRECTORY}/{bridge}-{what}{file.path.replace('/', '-')}"
+    paths = itertools.chain([first], (f"{first}-{number}" for number in itertools.count(2)))
+    path = next(path for path in paths if keep(path).content in (None, file.content))
+    return dataclasses.replace(file, path=path)
 
 
 def path_of(bridge: str) -> str:

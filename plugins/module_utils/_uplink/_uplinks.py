@@ -141,7 +141,7 @@ class Uplink(Resource[UplinkState]):
         changes += move
         if self._moved or (move and not self.check_mode):
             return changes  # what is on the disk follows the confirmation
-        return [*changes, *rest_of_plan(self.want, self.manager, have)]
+        return [*changes, *rest_of_plan(self.want, self.manager, have, self.warnings)]
 
     def _plan_move(self, have: UplinkState) -> list[Change]:
         want = self.want
@@ -492,10 +492,18 @@ def removes_bridge(want: WantedUplink, have: UplinkState) -> bool:
 
 
 def rest_of_plan(
-    want: WantedUplink, manager: Manager, have: UplinkState, *, created: t.Optional[bool] = None
+    want: WantedUplink,
+    manager: Manager,
+    have: UplinkState,
+    warnings: list[str],
+    *,
+    created: t.Optional[bool] = None,
 ) -> list[Change]:
-    """The files that differ, the record, the bridge that is left over, and what the manager makes of it."""
-    changes = _rest_on_disk(want, manager, have, created=created)
+    """The files that differ, the record, the bridge that is left over, and what the manager makes of it.
+
+    C(created): right after a move, whether it made the bridge. What the administrator must know comes to C(warnings).
+    """
+    changes = _rest_on_disk(want, manager, have, warnings, created=created)
     if not changes or (want.present and not want.persistent) or type(manager).settle is Manager.settle:
         return changes
     sentence = f"Have {manager.name} read its files"
@@ -503,13 +511,10 @@ def rest_of_plan(
 
 
 def _rest_on_disk(
-    want: WantedUplink, manager: Manager, have: UplinkState, *, created: t.Optional[bool]
+    want: WantedUplink, manager: Manager, have: UplinkState, warnings: list[str], *, created: t.Optional[bool]
 ) -> list[Change]:
     changes: list[Change] = []
     now = {file.path: file for file in have.files}
-    for file in _edited(want, have):
-        copy = dataclasses.replace(file, path=_record.path_for_edited(want.bridge, file.path))
-        changes.append(FileChange(copy.path, f"Keep {file.path} as {copy.path}", keep(copy.path), copy))
     files = wanted_files(want, manager, have)
     for file in files:
         before = now.get(file.path, WriteFile(file.path, None))
@@ -520,9 +525,17 @@ def _rest_on_disk(
         verb = "Remove" if file.content is None else "Write" if want.present else "Bring back"
         changes.append(FileChange(file.path, f"{verb} {file.path}", before, file))
     if want.present:
-        remembered = _remember(want, have, files, [change.after for change in changes], created)
+        written = [change.after for change in changes]
+        record = _record_then(want, have, files, written, created)
+        copies = _keep_edits(want, have, written, warnings)
+        if record is None or record == have.record:
+            return [*copies, *changes]
+        copies += [_put_aside(want, "before", file) for file in (have.record or record).superseded(record)]
+        path = _record.path_of(want.bridge)
+        remembered = FileChange(path, f"Remember the uplink in {path}", keep(path), record.to_file())
         # First: what was there before must be known before it is changed.
-        return [remembered, *changes] if remembered is not None else changes
+        return [*copies, remembered, *changes]
+    changes = [*(_put_aside(want, "edited", file) for file in _edited(want, have)), *changes]
     if removes_bridge(want, have):
         others = [name for name, link in have.links.items() if link.master == want.bridge and name != want.interface]
         if not others or want.force:
@@ -533,23 +546,53 @@ def _rest_on_disk(
     return changes
 
 
-def _remember(
+def _put_aside(want: WantedUplink, what: str, file: WriteFile) -> Change:
+    copy = _record.aside(want.bridge, what, file)
+    which = f"{file.path} as it was before" if what == "before" else file.path
+    return FileChange(copy.path, f"Keep {which} as {copy.path}", keep(copy.path), copy)
+
+
+def _keep_edits(
+    want: WantedUplink, have: UplinkState, written: t.Sequence[WriteFile], warnings: list[str]
+) -> list[Change]:
+    """What somebody else wrote into our files, and is to be written over, is in no backup."""
+    paths = {file.path for file in written}
+    copies: list[Change] = []
+    for file in have.record.edited([file for file in have.files if file.path in paths]) if have.record else ():
+        if have.record is not None and have.record.is_replaced(file):
+            continue  # it is what comes back with state: absent
+        copy = _put_aside(want, "edited", file)
+        copies.append(copy)
+        warnings.append(
+            f"{file.path} was changed by somebody else since it was written for {want.bridge}, and is written anew. "
+            f"The changed file is kept as {copy.subject}; look whether something of it is missing in the new one."
+        )
+    return copies
+
+
+def _record_then(
     want: WantedUplink,
     have: UplinkState,
     files: t.Sequence[WriteFile],
     written: t.Sequence[WriteFile],
     created: t.Optional[bool],
-) -> t.Optional[Change]:
-    """The record, where there is none yet of what is ours, or other files come to it."""
-    if have.record is not None and not written:
-        return None
-    bridge = have.links.get(want.bridge)
-    ours = bridge is not None and _links.owner_of(bridge.alias) == want.network
-    if have.record is None and created is None and not files and not ours:
-        return None
-    known = have.record or Record(want.bridge, want.interface, want.network, ours if created is None else created)
-    record = known.with_files(files if have.record is None else written).to_file()
-    return FileChange(record.path, f"Remember the uplink in {record.path}", keep(record.path), record)
+) -> t.Optional[Record]:
+    """The record, where there is none yet of what is ours, other files come to it, or the uplink is made again."""
+    known = have.record
+    if known is None:
+        bridge = have.links.get(want.bridge)
+        ours = bridge is not None and _links.owner_of(bridge.alias) == want.network
+        if created is None and not files and not ours:
+            return None
+        made = Record(want.bridge, want.interface, want.network, ours if created is None else created)
+        return made.with_files(files)
+    if not created:
+        return known.with_files(written) if written else known
+    # The bridge was gone, so the record is of an uplink that somebody undid by hand, or by a reboot.
+    noted = {kept.before.path for kept in known.files}
+    more = [file for file in files if file in written or file.path not in noted]
+    again = dataclasses.replace(known.made_again(files), interface=want.interface, network=want.network, created=True)
+    return again.with_files(more) if more else again
 
 
 def apply_rest(change: Change) -> None:

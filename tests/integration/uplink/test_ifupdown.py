@@ -157,6 +157,22 @@ def test_what_somebody_wrote_into_the_files_since_is_not_lost_on_the_way_back(
         assert host.out("cat", "/var/lib/labspan/uplink/br0-edited-etc-network-interfaces").endswith(edit)
 
 
+def test_what_the_administrator_put_in_the_place_of_our_files_comes_back(python_path: pathlib.Path, lan: Lan) -> None:
+    newer = STATIC.replace("10.77.0.5/24", "10.77.0.25/24")
+    with started(python_path, lan, STATIC) as host:
+        move(host, persistent=True)
+        host.run("tee", INTERFACES, stdin=newer)
+        host.power_cut()
+        before = layer3(host, "eth0")
+        assert "10.77.0.25/24" in " ".join(before)
+        move(host, persistent=True)
+        assert layer3(host, "br0") == before
+        move(host, persistent=True, state="absent")
+        assert host.out("cat", INTERFACES) == newer
+        assert host.out("cat", "/var/lib/labspan/uplink/br0-before-etc-network-interfaces") == STATIC
+        assert layer3(host, "eth0") == before
+
+
 def test_the_client_is_the_cards_again_when_nobody_confirms(python_path: pathlib.Path, lan: Lan) -> None:
     with started(python_path, lan, DHCP) as host:
         leased = address(host, "eth0")
