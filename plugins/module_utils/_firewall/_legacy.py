@@ -19,12 +19,13 @@ import os
 import time
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _child, _xtables
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import Options, Own, World
 
 _LOCK = "/run/xtables.lock"
+_LOCK_TIMEOUT = 30.0  # as long as iptables-restore is told to wait
 _ATTEMPTS = 50
 
 _RULE_OPTIONS = {"-s": "src", "-d": "dst", "-i": "in_interface", "-o": "out_interface", "-p": "protocol"}
@@ -134,7 +135,31 @@ def _rule(iptc: t.Any, family: int, options: Options) -> t.Any:
 def _xtables_lock() -> t.Iterator[None]:
     descriptor = os.open(_LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _LOCK_TIMEOUT
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise SystemFailure(
+                        f"{_lock_holder(descriptor)} has held {_LOCK}, the lock on the tables of iptables, for "
+                        f"{_LOCK_TIMEOUT:.0f} seconds. Wait for it to end, or end it, and run again."
+                    ) from None
+                time.sleep(0.02)
         yield
     finally:
         os.close(descriptor)
+
+
+def _lock_holder(descriptor: int) -> str:
+    """Who has locked the file, in words; who waits for it has it open, too, so only /proc/locks tells."""
+    file = os.fstat(descriptor)
+    place = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}:{file.st_ino}"
+    with contextlib.suppress(OSError), open("/proc/locks", encoding="ascii") as locks:
+        for line in locks:
+            words = line.split()
+            # One that waits has an arrow before the kind; one of another PID namespace has no number here.
+            if words[1] == "FLOCK" and words[5] == place and int(words[4]) > 0:
+                return f"{' '.join(_process.argv_of(int(words[4]))) or 'a process'} (pid {words[4]})"
+    return "another process"
