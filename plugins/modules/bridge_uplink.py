@@ -68,6 +68,7 @@ options:
       - "V(static): the bridge gets O(addresses) and O(gateway) instead of the card's addresses and default routes; all
         else moves. Refused when the card has a default route of a family for which no O(gateway) is given."
       - "V(none): the host has no address on this LAN but its IPv6 link-local one; refused when the card has any other."
+      - "With O(state=absent) it says nothing: the card gets all that the bridge has, its DHCP client included."
     type: str
     choices: [move, dhcp, static, none]
     default: move

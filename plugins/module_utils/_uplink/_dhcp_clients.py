@@ -175,20 +175,20 @@ class Clients:
                 f"{move.source} has {len(clients)} DHCP clients: {'; '.join(map(str, clients))}. "
                 "End all but the one that configures it."
             )
-        if move.mode == "dhcp" and not clients and _which("dhclient") is None:
+        if move.mode == "dhcp" and not move.back and not clients and _which("dhclient") is None:
             return (
                 f"address_mode: 'dhcp' needs a DHCP client for {move.target}, and this host has no dhclient. "
                 "Install isc-dhcp-client."
             )
-        return _change_of_identity(clients[0], move) if clients and move.mode == "move" else None
+        return _change_of_identity(clients[0], move) if clients and (move.back or move.mode == "move") else None
 
     def before(self, move: Move) -> list[Step]:
         """End the clients of the source; they give no lease back."""
         return [step for client in self.of(move.source) for step in _ending(client, move.source)]
 
     def after(self, move: Move) -> list[Step]:
-        """Start on the target what ran on the source, for the lease that it had."""
-        if move.mode not in {"move", "dhcp"}:
+        """Start on the target what ran on the source, for the lease that it had; on the way back in every mode."""
+        if not move.carries_leases:
             return []
         clients = self.of(move.source)
         if not clients:

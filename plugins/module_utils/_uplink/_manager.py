@@ -30,7 +30,8 @@ class Move:
     """Of the bridge; the card's unless the task says otherwise."""
     mtu: int
     mode: str
-    """C(move) (as the card was), C(dhcp), C(static) (with the addresses below) or C(none)."""
+    """C(move) (as the card was), C(dhcp), C(static) (with the addresses below) or C(none). Not for the way back, which
+    takes all that the bridge has."""
     addresses: tuple[str, ...] = ()
     """For C(static): with prefix length."""
     gateways: tuple[str, ...] = ()
@@ -52,6 +53,11 @@ class Move:
     def target(self) -> str:
         """The interface that has them afterwards."""
         return self.interface if self.back else self.bridge
+
+    @property
+    def carries_leases(self) -> bool:
+        """Whether the target gets the leased addresses of the source, so that somebody must renew them there."""
+        return self.back or self.mode in ("move", "dhcp")
 
 
 class Manager(abc.ABC):

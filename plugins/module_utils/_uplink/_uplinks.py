@@ -214,11 +214,12 @@ class Uplink(Resource[UplinkState]):
         source = have.links[want.bridge if not want.present else want.interface]
         reasons += _unmovable(have.owned(source.index), source.name, have)
         leased = [timed for timed in have.owned(source.index).addresses if _is_leased(timed)]
-        if leased and not self.manager.leases(source.name) and want.mode in ("move", "dhcp"):
+        if leased and not self.manager.leases(source.name) and move_of(want, have).carries_leases:
+            static = "give address_mode: static, " if want.present else ""
             (self.warnings if want.accept_risk else reasons).append(
                 f"{_words.address(leased[0])} on {source.name} was leased, and no DHCP client that labspan.vmnet knows "
-                "renews it: the address would end with its lease. Start the client under a manager, give "
-                "address_mode: static, or move it as it is with accept_risk: true."
+                f"renews it: the address would end with its lease. Start the client under a manager, {static}"
+                "or move it as it is with accept_risk: true."
             )
         reasons += _dropped_defaults(want, have.owned(source.index), have)
         if (

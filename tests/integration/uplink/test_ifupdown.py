@@ -190,6 +190,24 @@ def test_the_client_is_the_cards_again_when_nobody_confirms(python_path: pathlib
         assert host.out("cat", INTERFACES) == DHCP
 
 
+def test_the_client_goes_back_whatever_mode_the_task_has_by_then(python_path: pathlib.Path, lan: Lan) -> None:
+    static = {"address_mode": "static", "addresses": ["10.77.0.9/24"]}
+    with SystemHost(python_path, wire=lan.wire) as host:
+        host.run("dhclient", "eth0")
+        leased = address(host, "eth0")
+        move(host)
+        move(host, state="absent", **static)
+        lan.await_renewals(1)
+        assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+        # A lease that nobody renews is told of there, too.
+        move(host)
+        host.run("pkill", "-KILL", "dhclient")
+        for mode in (static, {"address_mode": "none"}):
+            asked = options(persistent=False, state="absent", **mode)
+            assert "was leased" in host.module("bridge_uplink", asked)["msg"]
+        assert address(host, "br0") == leased
+
+
 def test_a_client_that_was_started_by_hand_follows_too(python_path: pathlib.Path, lan: Lan) -> None:
     with SystemHost(python_path, wire=lan.wire) as host:
         host.run("dhclient", "eth0")

@@ -165,6 +165,28 @@ def test_an_address_by_hand_needs_no_client(host: Host, mode: str) -> None:
     assert Clients().after(move) == []
 
 
+@pytest.mark.parametrize("mode", ["move", "dhcp", "static", "none"])
+def test_the_way_back_takes_the_client_along_in_every_mode(host: Host, mode: str) -> None:
+    host.start("dhclient -lf /run/dhclient.br0.leases br0")
+    host.files["/run/dhclient.br0.leases"] = IDENTITY + lease("br0", "10.0.0.7")
+    host.files["/sys/class/net/br0/address"] = f"{MOVE.mac}\n"
+    clients, move = Clients(), dataclasses.replace(MOVE, mode=mode, back=True)
+    assert clients.refusal(move) is None
+    assert len(clients.before(move)) == 1
+    carrying, _lasting, starting = clients.after(move)
+    assert carrying.action == WriteFile("/run/dhclient.eth0.leases", IDENTITY + lease("eth0", "10.0.0.7"))
+    assert isinstance(starting.action, RunProgram)
+    assert starting.action.argv[-1] == "eth0"
+
+
+def test_the_way_back_of_a_bridge_without_a_client_needs_none(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_dhcp_clients, "_which", lambda program: None)
+    move = dataclasses.replace(MOVE, mode="dhcp")
+    assert "Install isc-dhcp-client" in str(Clients().refusal(move))
+    back = dataclasses.replace(move, back=True)
+    assert (Clients().refusal(back), Clients().after(back)) == (None, [])
+
+
 def test_the_mode_dhcp_starts_a_client_where_there_was_none(host: Host) -> None:
     (starting,) = Clients().after(dataclasses.replace(MOVE, mode="dhcp"))
     assert isinstance(starting.action, RunProgram)
