@@ -205,7 +205,14 @@ class _Mover:
             made = self.kernel.links()[self.move.bridge].index
             routes = tuple(route for route in fresh.layer3.routes if made not in route.indices)
             fresh = dataclasses.replace(fresh, layer3=dataclasses.replace(fresh.layer3, routes=routes))
-        journal = dataclasses.replace(journal, before=dataclasses.replace(fresh, sysctls=journal.before.sysctls))
+        # The bridge's MAC address, and that it is up, may be our own doing by now.
+        links = {
+            **fresh.links,
+            **{name: link for name, link in journal.before.links.items() if name == self.move.bridge},
+        }
+        journal = dataclasses.replace(
+            journal, before=dataclasses.replace(fresh, links=links, sysctls=journal.before.sysctls)
+        )
         self.transaction.write(journal)
         return journal
 
@@ -228,6 +235,9 @@ class _Mover:
         """A bridge that is there already takes addresses as one does that is made for the move."""
         bridge = journal.before.links[self.move.bridge]
         self._calm(bridge.name, journal.before.sysctls[self.move.interface])
+        if bridge.mac != self.move.mac:
+            mac = self.move.mac
+            self._must(_kernel.set_link(bridge.index, mac=mac), f"{bridge.name} cannot be given the MAC address {mac}")
         if not bridge.up:
             self._must(_kernel.set_link(bridge.index, up=True), f"{bridge.name} cannot be switched on")
 

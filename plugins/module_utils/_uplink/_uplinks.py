@@ -424,6 +424,9 @@ def _sentences(order: _transaction.Order, have: UplinkState) -> t.Iterator[tuple
     source, target = move.source, move.target
     if not move.back and move.bridge not in have.links:
         yield (move.bridge, f"Make the bridge {move.bridge} with the MAC address {move.mac}", None, move.mac)
+    elif not move.back and have.links[move.bridge].mac != move.mac:
+        was = have.links[move.bridge].mac
+        yield (move.bridge, f"Give the bridge {move.bridge} the MAC address {move.mac}", was, move.mac)
     for step in order.manager.before(move):
         yield (source, step.sentence, None, None)
     links = have.links

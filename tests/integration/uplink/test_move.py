@@ -181,6 +181,20 @@ def test_what_was_begun_by_hand_is_finished(plain: Host) -> None:
     assert reaches(plain, GATEWAY6)
 
 
+def test_a_bridge_that_is_there_gets_the_cards_mac_address_and_its_own_again(plain: Host) -> None:
+    own = "52:54:00:00:00:77"
+    plain.run("sh", "-c", f"ip link add br0 address {own} type bridge; ip link set br0 up; ip link set eth0 master br0")
+    card = (plain.link("eth0") or {})["address"]
+    pending = begin(plain, confirm_timeout=5)
+    assert (plain.link("br0") or {})["address"] == card
+    await_phase(plain, pending["pending"]["transaction"], "rolled back")
+    assert (plain.link("br0") or {})["address"] == own
+    # The twins: one that is named, and the one that it has.
+    move(plain, mac="52:54:00:00:00:78")
+    assert (plain.link("br0") or {})["address"] == "52:54:00:00:00:78"
+    assert not plain.converge("bridge_uplink", options(transaction=identity(), mac="keep"))["changed"]
+
+
 def test_static_addresses_take_the_place_of_the_cards(plain: Host) -> None:
     wanted = {"address_mode": "static", "addresses": ["192.0.2.20/24", "2001:db8:1::20/64"]}
     wanted["gateway"] = [GATEWAY, GATEWAY6]
