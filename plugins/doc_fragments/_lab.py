@@ -106,6 +106,11 @@ _NETWORK: Options = {
     "backend": _word(
         "Who holds the rules, for V(routed) and V(nat).", choices=["auto", "nftables", "iptables", "iptables_legacy"]
     ),
+    "forward": _word(
+        "Whether the guests' traffic is let pass wherever a firewall of the host drops it, for V(routed) and V(nat). "
+        "By default it is. V(false) where it is opened in ufw or firewalld, which is not touched.",
+        "bool",
+    ),
     "dhcp_enabled": _word("Whether there is a DHCP server, for V(routed) and V(nat). By default there is.", "bool"),
     "dhcp": _word(
         "Options of the DHCP server.",

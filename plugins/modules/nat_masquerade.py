@@ -84,7 +84,8 @@ options:
     description:
       - Let the guests' traffic pass wherever a firewall of the host drops it. Rules of iptables, of both kinds, and of Docker are
         handled. If anything else drops it, the task fails before it writes, and RV(forward_blockers) says what.
-      - V(false) touches no other firewall.
+      - V(false) touches no other firewall. That is for a host where ufw, firewalld or a chain of somebody's nftables drops, once the traffic
+        is opened there, since what their rules come to is not seen from here. RV(forward_blockers) goes on to name them.
       - The default is V(true).
     type: bool
   forwarding: &forwarding

@@ -22,11 +22,11 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables i
 #: Docker's chain for the administrator's own rules; what it accepts, Docker does not look at.
 DOCKER_USER = "DOCKER-USER"
 
-_MANAGERS = {
-    "ufw": "ufw drops {what}. Allow it there: ufw route allow in on {bridge}{out}; ufw allow in on {bridge}.",
-    "firewalld": "firewalld rejects {what}. Put {bridge} into a zone of its own, with a policy from it to the others "
-    "that accepts (firewall-cmd --permanent --new-policy ...).",
-}
+_FIREWALLD = (
+    "firewalld rejects {what}. Put {bridge} into a zone of its own, with a policy from it to the others that accepts "
+    "(firewall-cmd --permanent --new-zone=... and --new-policy=...; docs/firewall.md has all of it)."
+)
+_MANAGERS = {"ufw": "ufw drops {what}. Allow it there: {commands}.", "firewalld": _FIREWALLD}
 _UFW_CHAINS = ("ufw-before-forward", "ufw6-before-forward")
 _FIREWALLD_CHAINS = ("FORWARD_IN_ZONES", "FWDI_public")
 #: Family of nftables -> the IP versions whose packets it sees.
@@ -119,9 +119,22 @@ def _manager_blockers(survey: Survey, network: Network, hook: Hook) -> list[str]
     }
     if any(chain.table.name == "firewalld" for chain in survey.chains):
         names.add("firewalld")
-    out = "".join(f" out on {uplink}" for uplink in network.uplinks[:1])
-    text = {"what": _what(network, hook), "bridge": network.bridge, "out": out}
+    text = {"what": _what(network, hook), "bridge": network.bridge, "commands": "; ".join(_ufw(network, hook))}
     return [_MANAGERS[name].format(**text) for name in sorted(name for name in names if name)]
+
+
+def _ufw(network: Network, hook: Hook) -> t.Iterator[str]:
+    """What ufw is to be told, answers apart, which it lets pass by itself."""
+    bridge = network.bridge
+    if hook is Hook.FORWARD:
+        for uplink in network.uplinks:
+            yield f"ufw route allow in on {bridge} out on {uplink}"
+            if network.lan_access or network.port_forwards:
+                yield f"ufw route allow in on {uplink} out on {bridge}"
+        if not network.uplinks:
+            yield f"ufw route allow in on {bridge}"
+    if network.host_services:
+        yield f"ufw allow in on {bridge}"
 
 
 def _what(network: Network, hook: Hook) -> str:

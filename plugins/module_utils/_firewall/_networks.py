@@ -255,7 +255,9 @@ class Networks(Resource[Firewall]):
             if plan.forward and found:
                 raise Refused(
                     f"forward: traffic of the network {plan.network.name} would not pass: {' '.join(found)} Nothing "
-                    "was changed. Or set forward: false, to have the rules all the same.",
+                    "was changed. Open it there, and then set forward: false (nat_forward or routed_forward: false "
+                    "for the roles, forward: false of the network in an inventory): what others' rules come to is not "
+                    "seen from here, so that without it this task fails all the same.",
                     forward_blockers=found,
                 )
             if plan.network.host_services:

@@ -81,6 +81,7 @@ _SUBNET: Options = {
     "gateway6": {"type": "str"},
     "uplink": {"type": "str"},
     "backend": {"type": "str", "choices": _rule_options.OPTIONS["backend"]["choices"]},
+    "forward": {"type": "bool"},
     "dhcp_enabled": {"type": "bool"},
     "dhcp": {"type": "dict", "options": DHCP},
 }
@@ -136,6 +137,7 @@ _DEFAULTS_WITH_SUBNET: Options = {
     "gateway6": "",
     "uplink": "auto",
     "backend": "auto",
+    "forward": True,
     "dhcp_enabled": True,
     "dhcp": {},
 }

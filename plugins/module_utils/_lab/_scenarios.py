@@ -208,7 +208,7 @@ def _rules(network: Network) -> Options:
             "sources": _sources(network),
             "out_interface": options["uplink"],
             "masquerade": network.scenario == NAT,
-            "forward": True,
+            "forward": options["forward"],
             "forwarding": True,
             "backend": options["backend"],
             "persistent": network.persistent,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import sys
 import typing as t
 
@@ -129,6 +130,12 @@ def reaches_lan(guest: Host) -> bool:
     return not guest.run("ping", "-c", "1", "-W", "1", LAN, check=False).returncode
 
 
+def connects_to_lan(guest: Host) -> bool:
+    """The same for TCP, since ufw lets a ping pass; nobody listens there, who says so."""
+    done = guest.run("timeout", "1", "bash", "-c", f"exec 3<>/dev/tcp/{LAN}/9", check=False)
+    return "Connection refused" in done.stderr
+
+
 def traces(host: SystemHost) -> str:
     """All that networks leave on the disk, in systemd and in the firewall."""
     script = """
@@ -226,6 +233,49 @@ def test_a_ufw_that_comes_reloads_and_goes_leaves_the_rules(host: SystemHost, gu
         assert not host.converge("nat_masquerade", {**NAT, "backend": backend, "forward": False})["actions"]
     finally:
         host.run("ufw", "--force", "reset")
+
+
+MANUAL = pathlib.Path(__file__).resolve().parents[3] / "docs" / "firewall.md"
+STARTS = {"ufw": "ufw --force enable", "firewalld": "systemctl start firewalld && firewall-cmd --state"}
+ENDS = {
+    "ufw": "ufw --force reset",
+    "firewalld": "systemctl stop firewalld; rm -f /etc/firewalld/zones/lab.xml* /etc/firewalld/policies/lab-out.xml*",
+}
+
+
+def advice(manager: str, message: str) -> list[str]:
+    """The commands that a user is told: by the error, or where it sends him."""
+    if manager == "ufw":
+        return re.findall(r"ufw (?:route )?allow [^;.]+", message)
+    assert "docs/firewall.md" in message
+    told = re.findall(r"^# (firewall-cmd .*)$", MANUAL.read_text(encoding="utf-8"), re.MULTILINE)
+    return [command.replace("eth0", "uplink0") for command in told]
+
+
+@pytest.mark.parametrize("manager", STARTS)
+def test_a_host_with_a_manager_can_be_provisioned_by_what_the_error_says(
+    host: SystemHost, guest: Host, manager: str
+) -> None:
+    network = {"name": "lab", "scenario": "nat", "bridge": "br0", "subnet": "10.97.9.0/24", "dhcp_enabled": False}
+    opened = {"networks": [{**network, "forward": False}]}
+    await_condition(lambda: uplink_is_up(host), "the uplink")
+    try:
+        host.run("sh", "-c", STARTS[manager])
+        message = host.refuse("lab_host", {"networks": [network]})
+        assert "then set forward: false (nat_forward or routed_forward: false for the roles" in message
+        assert host.converge("lab_host", opened)["forward_blockers"]
+        host.run("ip", "link", "set", "port0", "master", "br0")
+        # The twin: without the rest of what it says, nothing passes.
+        assert not connects_to_lan(guest)
+        commands = advice(manager, message)
+        for command in commands:
+            host.run(*command.split())
+        await_condition(lambda: connects_to_lan(guest), f"a masqueraded packet's answer after {commands}")
+        assert host.converge("lab_host", opened)["actions"] == []
+        # What is open there is not seen, as the sentence says.
+        assert host.refuse("lab_host", {"networks": [network]}) == message
+    finally:
+        host.run("sh", "-c", ENDS[manager])
 
 
 def test_the_watch_writes_nothing_while_nobody_else_does(host: SystemHost) -> None:

@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _forward, _xtables
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._forward import Survey
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._nft import BaseChain, TableKey
-from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules import Hook, Network
+from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._rules import Hook, Network, PortForward
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import World
 
 NETWORK = Network("lab", "br0", ("10.0.0.0/24",), "eth0", "eth0")
@@ -69,6 +71,27 @@ def test_native_chains_that_drop_are_named(made: BaseChain, blocked: bool) -> No
     found = _forward.blockers(survey, NETWORK)
     assert bool(found) == blocked
     assert all(made.table.name in sentence for sentence in found)
+
+
+UFW = Survey((), {World("nft", 4): saved("-A FORWARD -j ufw-before-forward", "-A ufw-before-forward", policy="DROP")})
+FORWARD = PortForward("tcp", None, "80", "10.0.0.5", "80")
+OUT, IN, HOST = "ufw route allow in on br0 out on eth0", "ufw route allow in on eth0 out on br0", "ufw allow in on br0"
+
+
+@pytest.mark.parametrize(
+    ("network", "commands"),
+    [
+        (NETWORK, [OUT, HOST]),
+        (dataclasses.replace(NETWORK, lan_access=True), [OUT, IN, HOST]),
+        (dataclasses.replace(NETWORK, port_forwards=(FORWARD,)), [OUT, IN, HOST]),
+        (dataclasses.replace(NETWORK, host_services=False), [OUT]),
+        (dataclasses.replace(NETWORK, uplink6="wlan0"), [OUT, OUT.replace("eth0", "wlan0"), HOST]),
+        (dataclasses.replace(NETWORK, uplink4=None, uplink6=None), ["ufw route allow in on br0", HOST]),
+    ],
+)
+def test_ufw_is_to_be_told_all_that_the_network_needs(network: Network, commands: list[str]) -> None:
+    (sentence,) = _forward.blockers(UFW, network)
+    assert sentence == f"ufw drops what the network lab forwards. Allow it there: {'; '.join(commands)}."
 
 
 def test_a_table_of_iptables_that_cannot_be_read_blocks() -> None:

@@ -66,6 +66,14 @@ def test_what_a_scenario_has_not_is_absent() -> None:
     assert host({"name": "lan", "scenario": "l2", "interface": "eth0"}).rules[0]["state"] == "absent"
 
 
+@pytest.mark.parametrize("scenario", _language.WITH_SUBNET)
+def test_a_network_whose_traffic_somebody_else_lets_pass_touches_no_other_firewall(scenario: str) -> None:
+    (rules,) = host({"name": "lan", "scenario": scenario, "forward": False}).rules
+    assert (rules["forward"], rules["forwarding"]) == (False, True)
+    (rules,) = host({"name": "lan", "scenario": scenario}).rules
+    assert (rules["forward"], rules["forwarding"]) == (True, True)
+
+
 def test_a_guest_is_on_several_networks() -> None:
     lab = host(
         {"name": "one", "scenario": "private"},

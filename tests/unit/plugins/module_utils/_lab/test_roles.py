@@ -85,9 +85,14 @@ for scenario, network in cases:
 
 NETWORKS: t.Mapping[str, t.Sequence[Options]] = {
     "private": [{}, {"bridge": "br7", "bridge_options": {"mtu": 1400, "enabled": False}, "persistent": "false"}],
-    "routed": [{}, {"subnet6": "fd00:98::/64", "gateway": "10.98.0.9", "dhcp": {"domain": "lab.example"}}],
+    "routed": [
+        {},
+        {"forward": False},
+        {"subnet6": "fd00:98::/64", "gateway": "10.98.0.9", "dhcp": {"domain": "lab.example"}},
+    ],
     "nat": [
         {"subnet": "10.1.0.0/25", "uplink": "eth1", "backend": "nftables", "exclude_destinations": ["10.0.0.0/8"]},
+        {"forward": False},
         {
             "subnet6": "fd00:97::/64",
             "gateway6": "fd00:97::9",
