@@ -176,7 +176,10 @@ def check_list(wanted: t.Sequence[WantedBridge]) -> None:
             raise InvalidInput("mac_address", mac, f"is given to the bridges {macs[mac]} and {want.name}.")
     closed: dict[str, str] = {}
     for want in present:
-        if want.host_access is False and closed.setdefault(want.network, want.name) != want.name:
+        if want.closes and closed.setdefault(want.network, want.name) != want.name:
             raise InvalidInput(
-                "network", want.network, f"has two closed bridges, {closed[want.network]} and {want.name}."
+                "network",
+                want.network,
+                f"has two closed bridges, {closed[want.network]} and {want.name}; give one of them a network of its "
+                "own.",
             )

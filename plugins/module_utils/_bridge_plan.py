@@ -58,6 +58,11 @@ class WantedBridge:
     force: bool = False
     allow_overlap: bool = False
 
+    @property
+    def closes(self) -> bool:
+        """Whether the host is to be closed off on the bridge."""
+        return self.present and self.host_access is False
+
 
 @dataclasses.dataclass(frozen=True)
 class Surroundings:
@@ -73,7 +78,7 @@ class Surroundings:
     closed: Closed = ()
     """What closes the host off on this bridge, as the firewall will list it."""
     closed_now: t.Optional[Closed] = None
-    """What does now, be the bridge there or not; None when nobody asked."""
+    """What does now, be the bridge there or not; None when nobody asked. What names another bridge is none of it."""
     ipv6_default: t.Optional[bool] = True
     """Whether an interface that is made has IPv6."""
     stale: t.Optional[Record] = None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import re
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils._adoption import Adoption, Record
@@ -36,6 +37,15 @@ SETTINGS = (
 TIMES = ("forward_delay", "hello_time", "max_age", "ageing_time")
 
 Closed = t.Tuple[str, ...]
+
+
+#: The bridge in what closes the host off, as nft lists it and a file has it.
+_CLOSED_BRIDGE = re.compile(r'iifname "([^"]+)"')
+
+
+def closed_bridges(closed: t.Iterable[str]) -> set[str]:
+    """The bridges on which this closes the host off; none when somebody has emptied it."""
+    return {bridge for text in closed for bridge in _CLOSED_BRIDGE.findall(text)}
 
 
 @dataclasses.dataclass(frozen=True)

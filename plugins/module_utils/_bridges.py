@@ -67,6 +67,7 @@ class Bridges(Resource[BridgesState]):
         self._netlink = Netlink()
         self._wanted: list[WantedBridge] = []
         self._closed: t.Optional[dict[str, Closed]] = None
+        self._closed_bridges: dict[str, set[str]] = {}
         self._told = False
 
     def wanted(self) -> t.Sequence[WantedBridge]:
@@ -117,8 +118,10 @@ class Bridges(Resource[BridgesState]):
 
     def plan(self, have: BridgesState, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
         changes: list[Change] = []
-        for want in self._wanted:
+        # Of a network's bridges, the one that was closed is opened before another is closed.
+        for want in sorted(self._wanted, key=lambda want: want.closes):
             self._check_ports(want, have)
+            self._check_closed(want, have)
             changes += _bridge_plan.plan_bridge(have.bridges.get(want.name), want, have.surroundings[want.name])
         self._check_addresses(have, changes)
         self._tell_of_strangers(have)
@@ -220,9 +223,13 @@ class Bridges(Resource[BridgesState]):
 
         found = _closed.read([want.network for want in asked])
         if self._closed is None:
-            closing = {want.network: want.name for want in asked if want.present and want.host_access is False}
+            closing = {want.network: want.name for want in asked if want.closes}
             self._closed = _closed.want(closing, found) if closing else {}
-        return {want.name: found.get(want.network, ()) for want in asked}
+        self._closed_bridges = {network: _bridge_state.closed_bridges(closed) for network, closed in found.items()}
+        return {
+            want.name: found[want.network] if self._closed_bridges[want.network] <= {want.name} else ()
+            for want in asked
+        }
 
     def _surroundings(
         self,
@@ -252,6 +259,28 @@ class Bridges(Resource[BridgesState]):
             )
             for want in self._wanted
         }
+
+    def _check_closed(self, want: WantedBridge, have: BridgesState) -> None:
+        """Refuse to close a second bridge of a network, which would open the first."""
+        if not want.closes:
+            return
+        opened = {other.name for other in self._wanted if not other.present or other.host_access}
+        others = self._closed_bridges.get(want.network, set()) - opened - {want.name}
+        for other in sorted(others):
+            if have.links.get(other) is None or _links.owner_of(have.links[other].alias) != want.network:
+                continue
+            message = (
+                f"host_access: the host is closed off from the network {want.network} on bridge {other} already, and "
+                "a network has one closed bridge."
+            )
+            if not self._check_mode:
+                raise Refused(
+                    f"{message} Remove bridge {other} first (state: absent), open the host there (host_access: true), "
+                    f"or give bridge {want.name} a network of its own."
+                )
+            self.warnings.append(
+                f"{message} In check mode this is only a warning, because an earlier task may open it."
+            )
 
     def _misses_address(self, state: BridgesState) -> bool:
         return any(

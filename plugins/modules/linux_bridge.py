@@ -67,6 +67,7 @@ options:
         description:
           - V(false) closes the host off on the bridge. It has no address and no IPv6 there, and whatever guests send to the host
             is dropped, ARP included. Guests still reach each other.
+          - A network has one closed bridge. Another one of it is refused as long as the first is there and closed.
           - V(true) opens a host that was closed off.
         type: bool
       enabled: &enabled

@@ -23,7 +23,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._boot._interfaces im
 )
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import Directories
 from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_plan import WantedBridge
-from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_state import Bridge, Closed
+from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_state import Bridge, Closed, closed_bridges
 from ansible_collections.labspan.vmnet.plugins.module_utils._bridges import Bridges, BridgesState
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
@@ -53,21 +53,23 @@ class BridgeFiles(InterfaceFiles):
     def contribute(self, directories: Directories, ahead: t.Mapping[str, t.Any]) -> Directories:
         state = t.cast(BridgesState, ahead[self._bridges.plural])
         edit = Edit(directories)
-        closed: dict[str, t.Optional[Closed]] = {}
+        closed: dict[str, Closed] = {}
         for want, item in zip(self._bridges.wanted(), self._items()):
             bridge = state.bridges.get(want.name)
             if bridge is None or not want.present or not edit.lasts("bridge", item):
                 _take_out(edit, want)
-                if _closes(directories.get(want.network, {}).get(CLOSED, ""), want.name):
-                    closed[want.network] = ()
-                continue
-            _put_in(edit, want, bridge, {port for port in bridge.ports if state.links[port].tun is None})
-            closed[want.network] = bridge.closed
+                now: t.Optional[Closed] = ()
+            else:
+                _put_in(edit, want, bridge, {port for port in bridge.ports if state.links[port].tun is None})
+                now = bridge.closed
+            if now:
+                closed[want.network] = now
+            elif now is not None and _closes(directories.get(want.network, {}).get(CLOSED, ""), want.name):
+                closed.setdefault(want.network, ())  # unless another bridge of the network is closed now
         files = edit.result(self._networks())
-        for network, now in closed.items():
-            if now is not None:
-                files[network].pop(CLOSED, None)
-                files[network].update({CLOSED: _closed_text(network, now)} if now else {})
+        for network, text in closed.items():
+            files[network].pop(CLOSED, None)
+            files[network].update({CLOSED: _closed_text(network, text)} if text else {})
         return files
 
 
@@ -109,7 +111,7 @@ def _ports_in(edit: Edit, want: WantedBridge) -> list[str]:
 
 
 def _closes(text: str, bridge: str) -> bool:
-    return f'iifname "{bridge}"' in text
+    return bool(text) and closed_bridges([text]) <= {bridge}
 
 
 def _closed_text(network: str, closed: Closed) -> str:

@@ -110,3 +110,16 @@ def test_what_fails_at_the_end_leaves_the_host_as_it_was(connected: Host) -> Non
     assert "Delete bridge lhprivate0" in failed["undone"]
     assert failed["not_undone"] == []
     assert seen(host) == shown
+
+
+def test_a_private_network_that_changes_its_bridge_stays_closed(connected: Host) -> None:
+    host = connected
+    host.converge("lab_host", {"networks": [PRIVATE]})
+    moved = {"networks": [{**PRIVATE, "bridge": "lhisland"}], "exclusive": True}
+    foretold = host.converge("lab_host", moved, check=True)
+    assert host.converge("lab_host", moved)["actions"] == foretold["actions"]
+    assert host.link("lhprivate0") is None
+    rules = host.out("nft", "list", "ruleset")
+    assert 'iifname "lhisland"' in rules
+    assert "lhprivate0" not in rules
+    host.assert_rests("lab_host", moved)

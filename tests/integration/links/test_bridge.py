@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import typing as t
 
@@ -289,6 +290,57 @@ def test_a_closed_host_does_not_route_for_guests(host: Host) -> None:
     assert sent_to_lan() < 3
 
 
+ISLAND = {"network": "island", "host_access": False}
+
+
+def closed_on(host: Host) -> set[str]:
+    """The bridges on which the tables of the network island close the host off."""
+    return set(re.findall(r'iifname "(\w+)"', host.out("nft", "list", "ruleset")))
+
+
+@pytest.mark.one_interpreter
+@pytest.mark.parametrize("other", [{"state": "absent"}, {"host_access": True}])
+def test_no_other_bridge_of_its_network_opens_a_closed_one(host: Host, other: dict[str, t.Any]) -> None:
+    bridge(host, **ISLAND)
+    host.converge("linux_bridge", {"name": "br1", "network": "island"})
+    for _time in range(2):
+        result = host.converge("linux_bridge", {"name": "br1", "network": "island", **other})
+        assert "Open the host on bridge br1" not in result["actions"]
+        assert closed_on(host) == {"br0"}
+    assert not bridge(host, **ISLAND)["changed"]
+
+
+@pytest.mark.one_interpreter
+@pytest.mark.parametrize("former", [{"state": "absent"}, {"host_access": True}])
+@pytest.mark.parametrize("first", [0, 1])
+def test_another_bridge_of_a_network_is_closed_in_the_task_that_opens_the_former(
+    host: Host, former: dict[str, t.Any], first: int
+) -> None:
+    bridge(host, **ISLAND)
+    both = [{"name": "br0", "network": "island", **former}, {"name": "br1", **ISLAND}]
+    bridges = {"bridges": [both[first], both[1 - first]]}
+    foretold = host.converge("linux_bridge", bridges, check=True)
+    assert host.converge("linux_bridge", bridges)["actions"] == foretold["actions"]
+    assert closed_on(host) == {"br1"}
+    host.assert_rests("linux_bridge", bridges)
+    host.converge("linux_bridge", {"name": "br1", "network": "island", "state": "absent"})
+    assert closed_on(host) == set()
+
+
+@pytest.mark.one_interpreter
+def test_a_second_closed_bridge_of_a_network_is_refused_and_opens_nothing(host: Host) -> None:
+    bridge(host, **ISLAND)
+    message = host.refuse("linux_bridge", {"name": "br1", **ISLAND})
+    assert "closed off from the network island on bridge br0 already" in message
+    assert "Remove bridge br0 first (state: absent)" in message
+    assert closed_on(host) == {"br0"}
+    foretold = host.converge("linux_bridge", {"name": "br1", **ISLAND}, check=True)
+    assert any("an earlier task may open it" in json.dumps(warning) for warning in foretold["warnings"])
+    host.run("ip", "link", "del", "br0")
+    host.converge("linux_bridge", {"name": "br1", **ISLAND})
+    assert closed_on(host) == {"br1"}
+
+
 def transmitted(host: Host) -> int:
     (found,) = host.json("ip", "-s", "-j", "link", "show", "dev", "lan")
     return int(found["stats64"]["tx"]["packets"])
@@ -406,6 +458,7 @@ def test_two_entries_that_contradict_each_other_are_refused(host: Host) -> None:
     assert "overlaps" in both({"addresses": ["10.0.0.1/16"]}, {"addresses": ["10.0.1.1/24"]})
     assert "is given to the bridges" in both(*[{"mac_address": "02:00:00:00:00:01"}] * 2)
     assert "is listed for the bridges" in both({"ports": ["v0"]}, {"ports": ["v0"]})
+    assert "has two closed bridges" in both(*[{"network": "island", "host_access": False}] * 2)
     message = host.refuse("linux_bridge", {"bridges": [{"name": "br0"}, {"name": "br0"}]})
     assert "listed twice" in message
 
