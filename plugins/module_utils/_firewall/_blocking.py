@@ -101,7 +101,7 @@ def _of_xtables(world: World, saved: Saved, traffic: Traffic) -> Blocker:
     policy = saved.policies.get("FORWARD")
     how = f"policy {policy}" if policy == "DROP" else "a rule of it, or of a chain that it leads to"
     known = makers(Survey((), {world: saved}))
-    parent = _forward.parent(saved, Hook.FORWARD)
+    parent = _forward.parent(saved, Hook.FORWARD, traffic.interfaces)
     remedy = f"Accept what enters and leaves {network.bridge} in the chain {parent} there"
     if traffic.forwards and _forward.manager(saved) is None:
         remedy = f"Run nat_masquerade with forward: true, or accept what enters and leaves {network.bridge} there"

@@ -4,7 +4,7 @@
 """Who on this host drops what our networks forward, and where an accept would help. Pure.
 
 An accept ends only the chain that it stands in, and a drop anywhere is final: an accept has to stand in front of the
-drop, in the same world of rules.
+drop, in the same world of rules, and in front of whatever leaves the chain before the accept is reached.
 
 Note that this module util is **PRIVATE** to the collection. It can have breaking changes at any time.
 """
@@ -43,10 +43,13 @@ class Survey:
     """The filter tables of iptables that exist; None for one that no program of the host can read and write."""
 
 
-def parent(saved: Saved, hook: Hook) -> str:
-    """The chain in which our jump has to stand."""
-    if hook is Hook.FORWARD and any(option_of(rule, "-j") == DOCKER_USER for rule in saved.rules.get("FORWARD", ())):
-        return DOCKER_USER
+def parent(saved: Saved, hook: Hook, interfaces: t.Collection[str]) -> str:
+    """The chain in which our jump has to stand: Docker's where all our packets reach that, else the built-in one."""
+    for rule in saved.rules.get(hook.builtin, ()) if hook is Hook.FORWARD else ():
+        if option_of(rule, "-j") == DOCKER_USER and {name for name, _value in rule} <= {"-j", "--comment"}:
+            return DOCKER_USER
+        if _keeps_from_the_next(saved, hook.builtin, rule, interfaces):
+            break
     return hook.builtin
 
 
@@ -80,12 +83,23 @@ def _same(pattern: str, interface: str) -> bool:
 
 
 def in_front(saved: Saved, interfaces: t.Collection[str]) -> t.Callable[[str, int], bool]:
-    """Judges whether a jump at a position of a chain comes before everything there that may drop."""
+    """Judges whether our packets reach a jump at a position of a chain, before everything that may drop them."""
 
     def judge(chain: str, position: int) -> bool:
-        return not any(may_drop(saved, rule, interfaces) for rule in saved.rules[chain][:position])
+        if chain == DOCKER_USER and parent(saved, Hook.FORWARD, interfaces) != DOCKER_USER:
+            return False
+        return not any(_keeps_from_the_next(saved, chain, rule, interfaces) for rule in saved.rules[chain][:position])
 
     return judge
+
+
+def _keeps_from_the_next(saved: Saved, chain: str, rule: Options, interfaces: t.Collection[str]) -> bool:
+    """Whether such packets may not get past a rule of a chain, and are not accepted either."""
+    if may_drop(saved, rule, interfaces):
+        return True
+    leaves = option_of(rule, "-j") == "RETURN" or option_of(rule, "-g") is not None
+    # What leaves a built-in chain meets its policy.
+    return leaves and saved.policies.get(chain) != "ACCEPT" and _can_match(rule, interfaces)
 
 
 def manager(saved: t.Optional[Saved]) -> t.Optional[str]:

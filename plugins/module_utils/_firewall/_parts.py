@@ -122,10 +122,11 @@ def _openings(plan: Plan, own_chains: t.Iterable[Chain], world: World, saved: Sa
     network = plan.network
     rules = {chain.hook: accepts(chain) for chain in own_chains}
     needed: dict[str, tuple[str, tuple[Rule, ...]]] = {}
-    if plan.forward and _forward.drops(saved, Hook.FORWARD, _forward.interfaces_of(network)):
-        needed["ACC"] = (_forward.parent(saved, Hook.FORWARD), rules[Hook.FORWARD])
+    interfaces = _forward.interfaces_of(network)
+    if plan.forward and _forward.drops(saved, Hook.FORWARD, interfaces):
+        needed["ACC"] = (_forward.parent(saved, Hook.FORWARD, interfaces), rules[Hook.FORWARD])
     if network.host_services and _forward.drops(saved, Hook.INPUT, (network.bridge,)):
-        needed["SVC"] = (_forward.parent(saved, Hook.INPUT), rules[Hook.INPUT])
+        needed["SVC"] = (Hook.INPUT.builtin, rules[Hook.INPUT])
     return _own(network.name, world.family, needed)
 
 

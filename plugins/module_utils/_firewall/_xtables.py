@@ -57,7 +57,7 @@ class Jump(t.NamedTuple):
     parent: str
     chain: str
     effective: bool = True
-    """It is there once, and before everything in its chain that might drop our packets."""
+    """It is there once, and our packets reach it before everything that might drop them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -81,6 +81,34 @@ def test_beside_docker_the_accept_stands_in_its_chain_for_users(lab: Lab) -> Non
     assert rules(lab.host.out("iptables-nft-save")) == before
 
 
+_AHEAD_OF_DOCKER = {
+    "drop": f"FORWARD -i {BRIDGE} -j DROP",
+    "return": f"DOCKER-USER -i {UPLINK} -m conntrack --ctstate ESTABLISHED -j RETURN",
+}
+
+
+@pytest.mark.parametrize("rule", _AHEAD_OF_DOCKER.values(), ids=_AHEAD_OF_DOCKER)
+def test_the_accept_gets_in_front_of_what_is_ahead_of_it_beside_docker(lab: Lab, rule: str) -> None:
+    lab.serve("lan")
+    docker(lab)
+    chain, *match = rule.split()
+    lab.host.converge("nat_masquerade", lab.nat())
+    lab.host.run("iptables-nft", "-I", chain, "1", *match)
+    assert lab.refused("guest", LAN4)
+    moved = lab.host.converge("nat_masquerade", lab.nat())
+    assert moved["changed"]
+    assert moved["forward_blockers"] == []
+    assert lab.seen("guest", LAN4) == HOST4
+    assert not lab.host.converge("nat_masquerade", lab.nat())["changed"]
+    # Without it the accept is back where Docker's chains may be made anew around it.
+    lab.host.run("iptables-nft", "-D", chain, *match)
+    lab.host.converge("nat_masquerade", lab.nat())
+    assert "LABSPAN-lab-ACC" in lab.host.out("iptables-nft", "-S", "DOCKER-USER")
+    assert lab.seen("guest", LAN4) == HOST4
+    lab.host.converge("nat_masquerade", {"name": "lab", "state": "absent"})
+    assert "LABSPAN" not in lab.host.out("iptables-nft-save")
+
+
 def test_an_accept_that_somebody_got_in_front_of_is_moved(lab: Lab) -> None:
     lab.serve("lan")
     drop_forwarded(lab, "nft")

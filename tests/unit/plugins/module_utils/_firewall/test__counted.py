@@ -184,6 +184,10 @@ def test_dockers_chain_is_named() -> None:
         "-A DOCKER-USER -j RETURN", '-A DOCKER-USER -m comment --comment "labspan.vmnet:lab" -j LABSPAN-lab-ACC'
     )
     assert not blocked(saved=ours)
+    (found,) = blocked(saved=ours.replace("-A FORWARD -j", "-A FORWARD -i br0 -j DROP\n-A FORWARD -j"))
+    assert "no accept of the network stands in front of that" in found.text
+    assert blocked(saved=ours.replace("-A DOCKER-USER", "-A DOCKER-USER -i eth0 -j RETURN\n-A DOCKER-USER"))
+    assert not blocked(saved=ours.replace("-A DOCKER-USER", "-A DOCKER-USER -i eth7 -j RETURN\n-A DOCKER-USER"))
 
 
 def test_chains_of_nftables_block_by_their_policy_but_not_those_of_iptables_nft_twice() -> None:

@@ -43,11 +43,61 @@ def test_a_drop_that_can_meet_our_packets_is_found(table: _xtables.Saved, drops:
     assert _forward.drops(table, Hook.FORWARD, ("br0", "eth0")) == drops
 
 
-def test_the_jump_stands_in_dockers_chain_only_when_that_is_reached() -> None:
-    linked = saved("-A FORWARD -j DOCKER-USER", "-A DOCKER-USER -j RETURN")
-    assert _forward.parent(linked, Hook.FORWARD) == "DOCKER-USER"
-    assert _forward.parent(linked, Hook.INPUT) == "INPUT"
-    assert _forward.parent(saved("-A DOCKER-USER -j RETURN"), Hook.FORWARD) == "FORWARD"
+_BR0_DROPS = "-A FORWARD -i br0 -j DROP"
+_LINK = "-A FORWARD -j DOCKER-USER"
+
+
+@pytest.mark.parametrize(
+    ("rules", "parent"),
+    [
+        ((_LINK, "-A DOCKER-USER -j RETURN"), "DOCKER-USER"),
+        (("-A DOCKER-USER -j RETURN",), "FORWARD"),
+        ((_LINK, _BR0_DROPS), "DOCKER-USER"),
+        ((_BR0_DROPS, _LINK), "FORWARD"),
+        (("-A FORWARD -i eth7 -j DROP", _LINK), "DOCKER-USER"),
+        (("-A FORWARD -j MINE", _LINK, "-A MINE -o eth0 -j REJECT"), "FORWARD"),
+        (("-A FORWARD -j MINE", _LINK, "-A MINE -o eth0 -j RETURN"), "DOCKER-USER"),
+        (("-A FORWARD -g MINE", _LINK, "-A MINE -o eth0 -j ACCEPT"), "FORWARD"),
+        (("-A FORWARD -i br0 -j RETURN", _LINK), "FORWARD"),
+        (("-A FORWARD -i docker0 -j DOCKER-USER",), "FORWARD"),
+        (("-A FORWARD -j LABSPAN-lab-ACC", _LINK, "-A LABSPAN-lab-ACC -i br0 -j ACCEPT"), "DOCKER-USER"),
+    ],
+)
+def test_the_jump_stands_in_dockers_chain_only_when_all_our_packets_reach_that(
+    rules: tuple[str, ...], parent: str
+) -> None:
+    assert _forward.parent(saved(*rules, policy="DROP"), Hook.FORWARD, ("br0", "eth0")) == parent
+
+
+_ANSWERS_RETURN = "-A DOCKER-USER -i eth0 -m conntrack --ctstate ESTABLISHED -j RETURN"
+_JUMP = "-A DOCKER-USER -j LABSPAN-lab-ACC"
+
+
+@pytest.mark.parametrize(
+    ("rules", "effective"),
+    [
+        ((_LINK, _JUMP), True),
+        ((_LINK, _JUMP, _ANSWERS_RETURN), True),
+        ((_LINK, _ANSWERS_RETURN, _JUMP), False),
+        ((_LINK, _ANSWERS_RETURN.replace("eth0", "eth7"), _JUMP), True),
+        ((_LINK, "-A DOCKER-USER -g MINE", _JUMP, "-A MINE -i eth7 -j DROP"), False),
+        ((_LINK, "-A DOCKER-USER -j MINE", _JUMP, "-A MINE -j RETURN"), True),
+        ((_BR0_DROPS, _LINK, _JUMP), False),
+        ((_JUMP,), False),
+    ],
+)
+def test_a_jump_in_dockers_chain_is_judged_with_all_that_comes_before_it(
+    rules: tuple[str, ...], effective: bool
+) -> None:
+    table = saved(*rules, policy="DROP")
+    (jump,) = _xtables.own(table, "lab", _forward.in_front(table, ("br0", "eth0"))).jumps
+    assert jump.effective == effective
+
+
+@pytest.mark.parametrize(("policy", "effective"), [("DROP", False), ("ACCEPT", True)])
+def test_what_returns_from_a_built_in_chain_meets_its_policy(policy: str, effective: bool) -> None:
+    table = saved("-A FORWARD -i br0 -j RETURN", "-A FORWARD -j LABSPAN-lab-ACC", policy=policy)
+    assert _forward.in_front(table, ("br0", "eth0"))("FORWARD", 1) == effective
 
 
 def chain(family: str, table: str, policy: str, hook: str = "forward", name: str = "mine") -> BaseChain:
