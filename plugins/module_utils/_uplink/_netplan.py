@@ -110,16 +110,23 @@ def _list(value: t.Any) -> list[t.Any]:
     return value if isinstance(value, list) else [value]
 
 
-def transform(data: Data, identifier: str, move: Move) -> Data:
+def transform(data: Data, identifier: str, move: Move, *, ours: bool = True) -> Data:
     """The file's content with the bridge in the place of the card. The same content when it is so already.
 
-    Raises Refused for what cannot be followed.
+    C(ours): whether a bridge that is there was written here; one that somebody else wrote keeps its settings, and gets
+    the addresses alone. Raises Refused for what cannot be followed.
     """
     bridges = section(data, "bridges")
     if move.bridge in bridges:
-        if identifier in ((bridges[move.bridge] or {}).get("interfaces") or []):
+        had = bridges[move.bridge] or {}
+        if identifier not in (had.get("interfaces") or []):
+            raise Refused(f"the file has a bridge {move.bridge} already, without {identifier}. Take it out.")
+        bridge = _again(data, identifier, had, move, ours=ours)
+        if bridge == had:
             return data
-        raise Refused(f"the file has a bridge {move.bridge} already, without {identifier}. Take it out.")
+        made = copy.deepcopy(data)
+        made["network"]["bridges"][move.bridge] = bridge
+        return made
     card = section(data, "ethernets")[identifier] or {}
     _refuse_others(data, identifier, card)
     made = copy.deepcopy(data)
@@ -129,11 +136,37 @@ def transform(data: Data, identifier: str, move: Move) -> Data:
     bridge = {
         "interfaces": [identifier],
         "macaddress": move.mac,
+        **_renderer(data, card),
         **_of_mode(copy.deepcopy(moved), move),
         "parameters": {"stp": move.stp, "forward-delay": int(move.forward_delay)},
     }
     network["bridges"] = {**(network.get("bridges") or {}), move.bridge: bridge}
     return made
+
+
+def _again(data: Data, identifier: str, had: Data, move: Move, *, ours: bool) -> Data:
+    """The bridge's definition with what is wanted now."""
+    bridge = copy.deepcopy(had)
+    closed = bridge.get("link-local") == [] and bridge.get("accept-ra") is False
+    if move.mode in ("static", "dhcp") and closed and not any(map(bridge.get, ("addresses", "dhcp4", "dhcp6"))):
+        bridge = {key: value for key, value in bridge.items() if key not in ("link-local", "accept-ra")}
+    bridge = _of_mode(bridge, move)
+    if not ours:
+        return bridge
+    settings = {"stp": move.stp, "forward-delay": int(move.forward_delay)}
+    card = section(data, "ethernets")[identifier] or {}
+    parameters = {**(had.get("parameters") or {}), **settings}
+    return {**_renderer(data, card), **bridge, "macaddress": move.mac, "parameters": parameters}
+
+
+def _renderer(data: Data, card: Data) -> Data:
+    """Who runs the bridge, where it would not be who runs the card without its being said."""
+    network = data.get("network") or {}
+    of_ethernets, of_bridges = ((network.get(kind) or {}).get("renderer") for kind in ("ethernets", "bridges"))
+    if not of_ethernets and not of_bridges and not card.get("renderer"):
+        return {}
+    said = card.get("renderer") or of_ethernets or network.get("renderer") or "networkd"
+    return {"renderer": said} if said != of_bridges else {}
 
 
 def _refuse_others(data: Data, identifier: str, card: Data) -> None:
@@ -229,7 +262,8 @@ class Netplan(_networkd.Networkd):
     def _changed(self, move: Move) -> tuple[Definition, str]:
         """The card's definition, and its file with the bridge in its place."""
         definition = find_definition(move.interface)
-        changed = transform(definition.data, definition.identifier, move)
+        ours = _HEADER in definition.text
+        changed = transform(definition.data, definition.identifier, move, ours=ours)
         if changed is definition.data:
             return definition, definition.text
         dumped = _deps.yaml().safe_dump(changed, sort_keys=False, default_flow_style=False, allow_unicode=True)

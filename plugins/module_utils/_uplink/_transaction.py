@@ -233,8 +233,11 @@ class _Mover:
 
     def _ready_bridge(self, journal: Journal) -> None:
         """A bridge that is there already takes addresses as one does that is made for the move."""
-        bridge = journal.before.links[self.move.bridge]
-        self._calm(bridge.name, journal.before.sysctls[self.move.interface])
+        links = journal.before.links
+        bridge = links[self.move.bridge]
+        # A card that is its port already has no IPv6, which must not go from the bridge, too.
+        ported = links[self.move.interface].master == bridge.name
+        self._calm(bridge.name, journal.before.sysctls[bridge.name if ported else self.move.interface])
         if bridge.mac != self.move.mac:
             mac = self.move.mac
             self._must(_kernel.set_link(bridge.index, mac=mac), f"{bridge.name} cannot be given the MAC address {mac}")

@@ -206,6 +206,11 @@ def test_static_addresses_take_the_place_of_the_cards(plain: Host) -> None:
     assert reaches(plain, GATEWAY6)
     again = plain.converge("bridge_uplink", options(transaction=identity(), **wanted))
     assert not again["changed"]
+    # Others later come to those, and take nothing from the bridge.
+    wanted["addresses"] = ["192.0.2.21/24", "2001:db8:1::21/64"]
+    move(plain, **wanted)
+    assert set(wanted["addresses"]) <= set(plain.addresses("br0"))
+    assert reaches(plain, GATEWAY6)
 
 
 def test_a_host_may_have_no_address_on_the_lan_of_its_guests(plain: Host) -> None:

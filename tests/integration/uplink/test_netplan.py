@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import pathlib
 import re
 import typing as t
@@ -34,6 +35,15 @@ network:
       dhcp4: true
       nameservers: {addresses: [10.77.0.1]}
 """
+STATIC = """\
+network:
+  version: 2
+  ethernets:
+    renderer: networkd
+    eth0:
+      addresses: [10.77.0.5/24]
+      routes: [{to: default, via: 10.77.0.1}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +61,10 @@ def started(python_path: pathlib.Path, lan: Lan, network: str) -> t.Iterator[Sys
 
 def address(host: SystemHost, name: str) -> str:
     return " ".join(re.findall(r" inet (\S+)", host.run("ip", "-4", "-o", "addr", "show", name, check=False).stdout))
+
+
+def _has(host: SystemHost, wanted: str) -> bool:
+    return address(host, "br0") == wanted
 
 
 def options(**more: t.Any) -> dict[str, t.Any]:
@@ -98,6 +112,22 @@ def test_a_host_of_netplan_keeps_its_address_through_all_that_comes(python_path:
         refused = host.module("bridge_uplink", options())
         assert refused.get("failed")
         assert "60-more.yaml" in refused["msg"]
+
+
+def test_another_address_is_there_after_the_next_boot_too(python_path: pathlib.Path, lan: Lan) -> None:
+    with started(python_path, lan, STATIC) as host:
+        await_condition(lambda: address(host, "eth0") == "10.77.0.5/24", "the address")
+        for wanted in ("10.77.0.6/24", "10.77.0.7/24"):  # networkd knows nothing of the bridge yet, and then it does
+            given = {"address_mode": "static", "addresses": [wanted], "gateway": ["10.77.0.1"]}
+            move(host, persistent=True)
+            move(host, persistent=True, **given)
+            assert wanted in host.out("cat", OWN)
+            assert not host.converge("bridge_uplink", options(**given))["changed"]
+            host.power_cut()
+            await_condition(functools.partial(_has, host, wanted), "the other address")
+            assert not host.converge("bridge_uplink", options(**given))["changed"]
+        move(host, persistent=True, state="absent")
+        assert host.out("cat", OWN) == STATIC
 
 
 @pytest.mark.slow

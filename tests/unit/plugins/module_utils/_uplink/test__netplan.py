@@ -69,6 +69,72 @@ def test_a_file_that_has_the_bridge_stays() -> None:
     assert _netplan.transform(data, "eth0", MOVE) is data
 
 
+STATIC = {"mode": "static", "addresses": ("192.0.2.77/24",), "gateways": ("192.0.2.99",)}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param({**STATIC, "addresses": ("192.0.2.78/24", "2001:db8::78/64")}, id="addresses"),
+        pytest.param({**STATIC, "gateways": ("192.0.2.98",)}, id="gateway"),
+        pytest.param({**STATIC, "dns": ("192.0.2.97",)}, id="dns"),
+        pytest.param({"mode": "dhcp"}, id="dhcp"),
+        pytest.param({"mode": "none"}, id="none"),
+        pytest.param({**STATIC, "mac": "02:00:00:00:00:02"}, id="mac"),
+        pytest.param({**STATIC, "stp": True, "forward_delay": 4.0}, id="stp"),
+    ],
+)
+@pytest.mark.parametrize("first", [STATIC, {"mode": "none"}])
+def test_what_the_task_says_otherwise_later_is_as_if_it_had_been_said_at_first(
+    first: dict[str, t.Any], more: dict[str, t.Any]
+) -> None:
+    plain = "network: {ethernets: {eth0: {addresses: [192.0.2.10/24], gateway4: 192.0.2.1}}}"
+    data = {"network": transform(plain, **first)}
+    before = copy.deepcopy(data)
+    move = dataclasses.replace(MOVE, **more)
+    made = _netplan.transform(data, "eth0", move)
+    assert made["network"] == transform(plain, **more)
+    assert data == before
+    assert _netplan.transform(made, "eth0", move) is made
+
+
+def test_what_somebody_gave_the_bridge_since_stays() -> None:
+    data = {"network": transform(OFFICE)}
+    bridge = data["network"]["bridges"]["br0"]
+    bridge["interfaces"].append("eth2")
+    bridge["parameters"]["ageing-time"] = 10
+    bridge["routes"].append({"to": "203.0.113.0/24", "via": "192.0.2.3"})
+    made = _netplan.transform(data, "eth0", dataclasses.replace(MOVE, mac="02:00:00:00:00:02"))
+    assert made["network"]["bridges"]["br0"] == {**bridge, "macaddress": "02:00:00:00:00:02"}
+
+
+def test_a_bridge_of_somebody_elses_keeps_its_settings_and_gets_the_addresses() -> None:
+    bridge = {"interfaces": ["eth0"], "addresses": ["192.0.2.10/24"], "parameters": {"stp": True}}
+    data = {"network": {"ethernets": {"eth0": {}}, "bridges": {"br0": bridge}}}
+    assert _netplan.transform(data, "eth0", MOVE, ours=False) is data
+    move = dataclasses.replace(MOVE, mode="static", addresses=("192.0.2.77/24",))
+    made = _netplan.transform(data, "eth0", move, ours=False)
+    assert made["network"]["bridges"]["br0"] == {**bridge, "addresses": ["192.0.2.77/24"]}
+
+
+@pytest.mark.parametrize(
+    ("network", "expected"),
+    [
+        ("{renderer: NetworkManager, ethernets: {renderer: networkd, eth0: {}}}", "networkd"),
+        ("{ethernets: {eth0: {}}, bridges: {renderer: NetworkManager}}", "networkd"),
+        ("{ethernets: {renderer: networkd, eth0: {}}, bridges: {renderer: networkd}}", None),
+        ("{renderer: NetworkManager, ethernets: {eth0: {renderer: networkd}}}", "networkd"),
+        ("{renderer: networkd, ethernets: {eth0: {}}}", None),
+    ],
+)
+def test_the_bridge_is_run_by_who_runs_the_card(network: str, expected: t.Optional[str]) -> None:
+    made = transform(f"network: {network}")
+    assert made["bridges"]["br0"].get("renderer") == expected
+    made["bridges"]["br0"].pop("renderer", None)
+    again = _netplan.transform({"network": made}, "eth0", MOVE)
+    assert again["network"]["bridges"]["br0"].get("renderer") == expected
+
+
 def test_an_empty_definition_is_one() -> None:
     made = transform("network: {version: 2, ethernets: {eth0: null}}")
     assert made == {"version": 2, "ethernets": {"eth0": {}}, "bridges": {"br0": BRIDGE}}
