@@ -60,6 +60,16 @@ class Lan:
         await_condition(lambda: len(self.given) >= wanted, f"{count} renewals")
 
     @contextlib.contextmanager
+    def without_dhcp(self) -> t.Iterator[None]:
+        """Nobody hears what DHCP clients ask, as if the server were down."""
+        deaf = "table bridge deaf { chain input { type filter hook input priority 0; udp dport 67 drop; }; }"
+        self.host.run("nft", deaf)
+        try:
+            yield
+        finally:
+            self.host.run("nft", "delete", "table", "bridge", "deaf")
+
+    @contextlib.contextmanager
     def pinging(self, address: str, lose: int) -> t.Iterator[None]:
         """Pings a hundred times a second, of which this many may be lost."""
         process = self.host.start("ping", "-i", "0.01", "-q", address, stdout=subprocess.PIPE)

@@ -24,6 +24,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _guar
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._manager import Move
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import (
     EndProgram,
+    KeepDaemon,
     RunProgram,
     Step,
     WriteFile,
@@ -43,8 +44,12 @@ _ALONE = {
 }  # fmt: skip
 # These give a lease back, or end another client, and end themselves.
 _ERRANDS = {"-r", "-x"}
+# Into the background before there is a lease; else that is where it goes with a lease, or after a minute without.
+_AT_ONCE = "-nw"
 # A client that does not wait for the lease would be taken for one that has it.
-_NOT_AGAIN = {"-nw", "-q"}
+_NOT_AGAIN = {_AT_ONCE, "-q"}
+# Such a client ends when the server is silent for a minute.
+_GIVES_UP = {"-1"}
 
 _LEASE = re.compile(r"^lease6?[ \t]*\{.*?^\}[ \t]*\n", re.MULTILINE | re.DOTALL)
 _IDENTITY = re.compile(r"^default-duid[ \t]+(?P<duid>.*);[ \t]*$", re.MULTILINE)
@@ -271,7 +276,7 @@ def _ending(client: Client, interface: str) -> t.Iterator[Step]:
     yield Step(
         f"end the DHCP client of {interface}, without giving its lease back",
         EndProgram(client.argv, "KILL"),
-        (_start([_which(client.argv[0]) or client.argv[0], *_words(client), *client.interfaces], may_fail=True),),
+        (_again(client, interface),),
     )
     pid_file = client.value("-pf") or "/run/dhclient.pid"
     if read(pid_file).strip() == str(client.pid):
@@ -285,9 +290,8 @@ def _fresh() -> Client:
 
 def _beginning(move: Move, client: Client) -> Step:
     argv = command(client, move.target)
-    start = _start(argv, may_fail=False)
     gone = (EndProgram(argv, "KILL"), WriteFile(run_pid_file(move.target), None))
-    return Step(f"start the DHCP client on {move.target}", start, gone)
+    return Step(f"start the DHCP client on {move.target}", RunProgram(_apart(argv)), gone)
 
 
 def command(client: Client, interface: str) -> tuple[str, ...]:
@@ -298,14 +302,18 @@ def command(client: Client, interface: str) -> tuple[str, ...]:
     return (_which(client.argv[0]) or client.argv[0], *words, interface)
 
 
-def _words(client: Client) -> list[str]:
-    return [word for option in client.options if option[0] not in _NOT_AGAIN for word in option]
+def _again(client: Client, interface: str) -> KeepDaemon:
+    """The client as it was, for the way back: there it goes on to ask, however long the server is silent."""
+    options = [words for words in client.options if words[0] not in {*_NOT_AGAIN, *_GIVES_UP}]
+    words = [word for option in options for word in option]
+    argv = (_which(client.argv[0]) or client.argv[0], _AT_ONCE, *words, *client.interfaces)
+    return KeepDaemon(_apart(argv), client.program, interface)
 
 
-def _start(argv: t.Sequence[str], *, may_fail: bool) -> RunProgram:
+def _apart(argv: tuple[str, ...]) -> tuple[str, ...]:
     # In a unit of its own the client outlives both the session of the connection and the dead-man's unit.
     scope = _which("systemd-run") if _guard.runs_systemd() else None
-    return RunProgram((scope, "--scope", "--quiet", "--collect", *argv) if scope else tuple(argv), may_fail)
+    return (scope, "--scope", "--quiet", "--collect", *argv) if scope else argv
 
 
 def _which(program: str) -> t.Optional[str]:

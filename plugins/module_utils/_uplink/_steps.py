@@ -92,8 +92,41 @@ class EndProgram:
             _process.send(process, signal.SIGKILL)
 
 
-Action = t.Union[WriteFile, RunProgram, EndProgram]
-_KINDS: dict[str, t.Any] = {kind.__name__: kind for kind in (WriteFile, RunProgram, EndProgram)}
+@dataclasses.dataclass(frozen=True)
+class KeepDaemon:
+    """Have a daemon run that serves an interface: started unless it runs, and looked for afterwards.
+
+    C(argv) returns when the daemon is in the background. Any process of C(program) in this network namespace with the
+    interface on its command line will do, whoever started it.
+    """
+
+    argv: tuple[str, ...]
+    program: str
+    interface: str
+
+    def perform(self) -> None:
+        if self._runs():
+            return
+        try:
+            RunProgram(self.argv).perform()
+        except SystemFailure as error:
+            if not self._runs():
+                raise SystemFailure(f"{self._absence()}: {error}") from error
+        if not self._runs():
+            raise SystemFailure(f"{self._absence()}: {' '.join(self.argv)} ended at once.")
+
+    def _runs(self) -> bool:
+        return any(
+            os.path.basename(argv[0]) == self.program and self.interface in argv[1:]
+            for _daemon, argv in _process.here()
+        )
+
+    def _absence(self) -> str:
+        return f"{self.program} does not run for {self.interface} any more"
+
+
+Action = t.Union[WriteFile, RunProgram, EndProgram, KeepDaemon]
+_KINDS: dict[str, t.Any] = {kind.__name__: kind for kind in (WriteFile, RunProgram, EndProgram, KeepDaemon)}
 
 
 @dataclasses.dataclass(frozen=True)

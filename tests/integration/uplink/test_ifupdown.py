@@ -14,7 +14,7 @@ import pytest
 from support.hosts import Host, await_condition
 from support.lans import GATEWAY, SHORT, Lan
 from support.system_host import SystemHost, needs_system_host
-from support.uplinks import begin, move, reaches
+from support.uplinks import begin, move, phase, reaches
 
 pytestmark = [needs_system_host, pytest.mark.one_interpreter]
 
@@ -70,6 +70,14 @@ def clients(host: SystemHost) -> list[str]:
     """The interfaces that have a dhclient."""
     lines = host.run("pgrep", "-a", "dhclient", check=False).stdout.splitlines()
     return sorted(name for line in lines for name in re.findall(r"\b(?:eth0|br0)$", line))
+
+
+def await_dead_man(host: SystemHost, transaction: str) -> None:
+    """Wait until nobody watches over the move any more."""
+    unit = f"labspan-uplink-{transaction}.service"
+    await_condition(
+        lambda: host.run("systemctl", "is-active", unit, check=False).returncode != 0, "the dead-man to be done"
+    )
 
 
 def with_tap(host: SystemHost) -> None:
@@ -178,16 +186,54 @@ def test_the_client_is_the_cards_again_when_nobody_confirms(python_path: pathlib
         leased = address(host, "eth0")
         pending = begin(host, persistent=True, confirm_timeout=5)["pending"]["transaction"]
         assert (address(host, "br0"), clients(host)) == (leased, ["br0"])
-        unit = f"labspan-uplink-{pending}.service"
-        await_condition(
-            lambda: host.run("systemctl", "is-active", unit, check=False).returncode != 0, "the dead-man to be done"
-        )
+        await_dead_man(host, pending)
         assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
         assert host.link("br0") is None
         # It is not a part of the unit that ended.
         lan.await_renewals(1)
         assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
         assert host.out("cat", INTERFACES) == DHCP
+
+
+def test_the_client_is_the_cards_again_while_the_server_is_silent(python_path: pathlib.Path, lan: Lan) -> None:
+    with SystemHost(python_path, wire=lan.wire) as host:
+        host.run("dhclient", "eth0")
+        leased = address(host, "eth0")
+        pending = begin(host, confirm_timeout=5)["pending"]["transaction"]
+        with lan.without_dhcp():
+            await_dead_man(host, pending)
+            assert phase(host, pending) == "rolled back"
+            assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+        lan.await_renewals(1)
+        assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+        assert host.out("cat", "/run/dhclient.pid") == host.out("pgrep", "dhclient")
+
+
+@pytest.mark.slow
+def test_a_server_that_is_silent_already_ends_the_move_and_not_the_client(python_path: pathlib.Path, lan: Lan) -> None:
+    with SystemHost(python_path, wire=lan.wire) as host:
+        host.run("dhclient", "eth0")
+        leased = address(host, "eth0")
+        with lan.without_dhcp():
+            assert "rolled back" in host.module("bridge_uplink", options(persistent=False))["msg"]
+            assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+        lan.await_renewals(1)
+        assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])
+
+
+def test_a_client_that_does_not_run_after_the_way_back_is_told(python_path: pathlib.Path, lan: Lan) -> None:
+    with SystemHost(python_path, wire=lan.wire) as host:
+        host.run("dhclient", "eth0")
+        leased = address(host, "eth0")
+        pending = begin(host, confirm_timeout=5)["pending"]["transaction"]
+        host.run("chmod", "-x", "/usr/sbin/dhclient")
+        await_dead_man(host, pending)
+        asked = options(persistent=False, transaction=pending, step="confirm")
+        assert "dhclient does not run for eth0 any more" in host.module("bridge_uplink", asked)["msg"]
+        assert phase(host, pending) == "stuck"
+        host.run("chmod", "+x", "/usr/sbin/dhclient")
+        move(host)
+        assert (address(host, "br0"), clients(host)) == (leased, ["br0"])
 
 
 def test_the_client_goes_back_whatever_mode_the_task_has_by_then(python_path: pathlib.Path, lan: Lan) -> None:

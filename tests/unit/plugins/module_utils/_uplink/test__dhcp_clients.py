@@ -13,7 +13,12 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _dhcp
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._dhcp_clients import Client, Clients, Lease, parse
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._manager import Move
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._plain import PlainHost
-from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import EndProgram, RunProgram, WriteFile
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import (
+    EndProgram,
+    KeepDaemon,
+    RunProgram,
+    WriteFile,
+)
 
 MOVE = Move("br0", "eth0", "02:00:00:00:00:15", 1500, "move")
 OF_IFUPDOWN = (
@@ -134,7 +139,8 @@ def test_a_client_is_ended_without_a_word_and_started_on_the_other_interface(hos
     clients = Clients()
     ending, forgetting = clients.before(MOVE)
     assert ending.action == EndProgram(tuple(OF_IFUPDOWN.split()), "KILL")
-    assert ending.undo == (RunProgram(("/sbin/dhclient", *OF_IFUPDOWN.split()[1:]), may_fail=True),)
+    again = ("/sbin/dhclient", "-nw", *OF_IFUPDOWN.split()[1:])
+    assert ending.undo == (KeepDaemon(again, "dhclient", "eth0"),)
     assert forgetting.action == WriteFile("/run/dhclient.eth0.pid", None)
     host.clients.clear()  # as it is when the others are asked for
     carrying, lasting, starting = clients.after(MOVE)
@@ -147,9 +153,18 @@ def test_a_client_is_ended_without_a_word_and_started_on_the_other_interface(hos
     assert starting.undo[0] == EndProgram(starting.action.argv, "KILL")
 
 
+def test_on_the_way_back_the_client_goes_on_to_ask_a_silent_server(host: Host) -> None:
+    host.start("dhclient -1 -q -nw eth0")
+    (ending,) = Clients().before(MOVE)
+    assert ending.undo == (KeepDaemon(("/sbin/dhclient", "-nw", "eth0"), "dhclient", "eth0"),)
+
+
 def test_under_systemd_the_client_gets_a_unit_of_its_own(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_dhcp_clients._guard, "runs_systemd", lambda: True)
     host.start(OF_IFUPDOWN)
+    (again,) = Clients().before(MOVE)[0].undo
+    assert isinstance(again, KeepDaemon)
+    assert again.argv[:6] == ("/sbin/systemd-run", "--scope", "--quiet", "--collect", "/sbin/dhclient", "-nw")
     starting = Clients().after(MOVE)[-1]
     assert isinstance(starting.action, RunProgram)
     assert starting.action.argv[:5] == ("/sbin/systemd-run", "--scope", "--quiet", "--collect", "/sbin/dhclient")

@@ -1,16 +1,23 @@
 # Copyright (c) The labspan.vmnet authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""A program that is ended leaves nobody behind who still does its work."""
+"""A program that is ended leaves nobody behind who still does its work; a daemon that is to run does, or it is told."""
 
 from __future__ import annotations
 
+import os
 import pathlib
+import signal
 import subprocess
 import threading
 
+import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
-from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import EndProgram
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _steps
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import EndProgram, KeepDaemon
+
+INTERFACE = f"lab{os.getpid()}"
 
 
 def test_what_a_daemon_has_started_finishes_before_its_end_is_over(tmp_path: pathlib.Path) -> None:
@@ -27,3 +34,28 @@ def test_what_a_daemon_has_started_finishes_before_its_end_is_over(tmp_path: pat
     assert done.exists()
     assert not _process.of_session(daemon.pid)
     reaper.join()
+
+
+def daemons() -> list[_process.Process]:
+    return [process for process, argv in _process.here() if argv[-1] == INTERFACE]
+
+
+def test_a_daemon_is_started_once_however_often_the_way_back_is_gone(tmp_path: pathlib.Path) -> None:
+    work = tmp_path / "work"
+    work.write_text("sleep 600 & wait\n", encoding="utf-8")
+    daemon = KeepDaemon(("sh", "-c", f"setsid sh {work} {INTERFACE} > /dev/null 2>&1 &"), "sh", INTERFACE)
+    try:
+        daemon.perform()
+        (first,) = daemons()
+        daemon.perform()
+        assert daemons() == [first]
+    finally:
+        for process in [each for leader in daemons() for each in _process.of_session(leader.pid)]:
+            _process.send(process, signal.SIGKILL)
+    assert _steps.from_json(_steps.to_json(daemon)) == daemon
+
+
+@pytest.mark.parametrize(("script", "because"), [("true", "ended at once"), ("echo no lease; exit 2", "no lease")])
+def test_a_daemon_that_does_not_run_afterwards_is_told(script: str, because: str) -> None:
+    with pytest.raises(SystemFailure, match=f"sh does not run for {INTERFACE} any more: .*{because}"):
+        KeepDaemon(("sh", "-c", script), "sh", INTERFACE).perform()
