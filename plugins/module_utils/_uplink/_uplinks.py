@@ -141,7 +141,10 @@ class Uplink(Resource[UplinkState]):
         changes += move
         if self._moved or (move and not self.check_mode):
             return changes  # what is on the disk follows the confirmation
-        return [*changes, *rest_of_plan(self.want, self.manager, have, self.warnings)]
+        rest = rest_of_plan(self.want, self.manager, have, self.warnings)
+        if not move:
+            self._look_at_next_boot(have, rest)
+        return [*changes, *rest]
 
     def _plan_move(self, have: UplinkState) -> list[Change]:
         want = self.want
@@ -239,6 +242,27 @@ class Uplink(Resource[UplinkState]):
                 f"{want.interface} is not moved {'to' if want.present else 'from'} {want.bridge}: {' '.join(reasons)}",
                 refusals=reasons,
             )
+
+    def _look_at_next_boot(self, have: UplinkState, rest: t.Sequence[Change]) -> None:
+        """Where nothing is moved, what cannot be written for the next boot is not passed over in silence."""
+        want = self.want
+        settled = have.files and not any(isinstance(change, FileChange) for change in rest)
+        if not (want.present and want.persistent) or settled:
+            return
+        move = move_of(want, have)
+        problem = self.manager.refusal(move, persistent=True)
+        if problem is None or (have.files and problem == self.manager.refusal(move, persistent=False)):
+            return
+        if not have.files and (have.record is None or have.record.files):
+            # Somebody else made the bridge, or it was written down before: the next boot may well have it.
+            self.warnings.append(
+                f"what the next boot makes of {want.bridge} and {want.interface} was not looked at, and nothing is "
+                f"written for it: {problem}"
+            )
+            return
+        raise _refused(
+            f"{want.interface} is a port of {want.bridge}, and that cannot be written down for the next boot: {problem}"
+        )
 
     def _make_order(self, have: UplinkState) -> _transaction.Order:
         want = self.want

@@ -262,6 +262,7 @@ def test_a_client_that_was_started_by_hand_follows_too(python_path: pathlib.Path
         with lan.pinging(leased.partition("/")[0], lose=1):
             move(host)
             lan.await_renewals(1)
+            assert "set persistent: false" in host.module("bridge_uplink", options()).get("msg", "")
             move(host, state="absent")
             lan.await_renewals(1)
         assert (address(host, "eth0"), clients(host)) == (leased, ["eth0"])

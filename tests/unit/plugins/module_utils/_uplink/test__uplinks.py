@@ -9,8 +9,10 @@ import pathlib
 import typing as t
 
 import pytest
+from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._rtnetlink import Link
-from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _record, _uplinks, _wanted
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _managers, _record, _uplinks, _wanted
+from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._journal import Transaction
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._manager import Manager, Move
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._moves import Layer3
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import WriteFile, keep
@@ -45,11 +47,12 @@ class Lines(Manager):
 
     name = "none"
 
-    def __init__(self, *paths: pathlib.Path) -> None:
+    def __init__(self, *paths: pathlib.Path, problem: t.Optional[str] = None) -> None:
         self.paths = paths
+        self.problem = problem
 
     def refusal(self, move: Move, *, persistent: bool) -> t.Optional[str]:
-        return None
+        return self.problem if persistent else None
 
     def leases(self, interface: str) -> bool:
         return False
@@ -163,3 +166,43 @@ def test_the_bridge_goes_that_was_made_when_the_one_of_before_was_gone(path: pat
         record = _record.read("br0")
         assert record is not None
         assert record.created is created
+
+
+def at_rest(monkeypatch: pytest.MonkeyPatch, manager: Manager, **params: t.Any) -> tuple[list[str], list[str]]:
+    """What the task does where the card is a port already, and of what it warns."""
+    monkeypatch.setattr(_managers, "find", lambda _interface: manager)
+    uplink = _uplinks.Uplink(_wanted.wanted({**PARAMS, **params}), Transaction("0" * 16), check_mode=False)
+    changes = uplink.plan(_state(uplink.want, manager), {})
+    return [change.sentence for change in changes], uplink.warnings
+
+
+def test_what_cannot_be_kept_is_refused_where_the_card_is_a_port_already(monkeypatch: pytest.MonkeyPatch) -> None:
+    run(created=True, persistent=False)
+    nowhere = Lines(problem="persistent: there is no place.")
+    assert at_rest(monkeypatch, nowhere, persistent=False) == ([], [])
+    with pytest.raises(Refused, match=r"eth0 is a port of br0, and .* next boot: persistent: there is no place\.$"):
+        at_rest(monkeypatch, nowhere)
+    assert at_rest(monkeypatch, Lines()) == ([], [])
+
+
+def test_a_file_that_the_manager_does_not_take_is_not_written(
+    monkeypatch: pytest.MonkeyPatch, path: pathlib.Path
+) -> None:
+    run(path, created=True)
+    manager = Lines(path, problem="persistent: no.")
+    assert at_rest(monkeypatch, manager) == ([], [])
+    with pytest.raises(Refused, match="persistent: no"):
+        at_rest(monkeypatch, manager, mac="02:00:00:00:00:02")
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_bridge_that_others_or_earlier_runs_wrote_down_is_warned_of(
+    monkeypatch: pytest.MonkeyPatch, path: pathlib.Path, written: bool
+) -> None:
+    if written:
+        run(path, created=True)
+    monkeypatch.setattr(_uplinks._links, "owner_of", lambda _alias: None)
+    changes, warnings = at_rest(monkeypatch, Lines(problem="persistent: lines in two files."))
+    assert changes == []
+    assert len(warnings) == 1
+    assert "lines in two files" in warnings[0]
