@@ -178,10 +178,12 @@ def _kernel_addresses(bridge: Bridge) -> tuple[Address, ...]:
 
 def _target(have: Bridge, want: WantedBridge, around: Surroundings) -> Bridge:
     """C(have) with everything that the task has an opinion about."""
+    unfinished = _links.is_unfinished(have.alias)
     target = dataclasses.replace(
         have,
         alias=_links.alias_of(want.network, _links.note_of(have.alias)),
-        enabled=have.enabled if want.enabled is None else want.enabled,
+        enabled=have.enabled or unfinished if want.enabled is None else want.enabled,
+        accept_ra=False if unfinished and have.accept_ra else have.accept_ra,
         addresses=_wanted_addresses(have, want),
         ports=_wanted_ports(have, want, around),
         vlans=have.vlans if want.vlans is None else want.vlans,
@@ -261,7 +263,9 @@ class _Steps:
     def to(self, target: Bridge, *, exact_order: bool = False) -> list[Change]:
         if target.closed:  # first of all, so that there is no moment in which the host answers
             self._close(target)
-        self._set("alias", target)
+        if not _links.is_unfinished(self._now.alias):
+            self._set("alias", target)
+        self._set("accept_ra", target)
         if self._now.enabled and not target.enabled:
             self._lose_ipv6()
             self._set("enabled", target)
@@ -283,6 +287,7 @@ class _Steps:
                 )
             )
         self._set("enabled", target)
+        self._set("alias", target)
         if target.closed == ():
             self._close(target)
         return self._changes

@@ -74,6 +74,8 @@ class Bridge:
     """None where the kernel has no bridge VLAN filtering."""
     ipv6: t.Optional[bool] = True
     """None where the kernel has no IPv6."""
+    accept_ra: t.Optional[bool] = None
+    """Whether the host heeds router advertisements; None when nobody asked."""
     closed: t.Optional[Closed] = None
     """What keeps guests from the host, as the firewall lists it; None when nobody asked."""
     addresses: tuple[Address, ...] = ()

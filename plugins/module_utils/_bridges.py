@@ -163,10 +163,16 @@ class Bridges(Resource[BridgesState]):
                 continue
             elif isinstance(change, Setting) and change.setting == "ipv6":
                 _write_ipv6_setting(change.name, "disable_ipv6", int(not change.after))
+            elif isinstance(change, Setting) and change.setting == "accept_ra":
+                _write_ipv6_setting(change.name, "accept_ra", int(change.after))
             else:
                 _links.send(self._netlink, [(change, _requests(change))], done)
                 continue
             done.append(change)
+        made = [change for change in changes if isinstance(change, Existence) and change.after is not None]
+        _links.send(
+            self._netlink, [(change, [_netlink.set_link(change.name, alias=change.after.alias)]) for change in made], []
+        )
 
     def render(self, state: BridgesState) -> dict[str, dict[str, t.Any]]:
         return {name: _render(state.bridges[name]) for name in state.names if name in state.bridges}
@@ -177,10 +183,10 @@ class Bridges(Resource[BridgesState]):
         if not bridge.vlan_filtering:  # a kernel without it refuses even to switch it off
             settings.pop("vlan_filtering", None)
         # One send: the kernel carries out all of it before anything can interrupt this process, so that no bridge is
-        # ever left without its owner's mark.
+        # ever left without its owner's mark. That it is finished is marked when the rest of the plan is done.
         requests = [
             _netlink.create_bridge(bridge.name, bridge.mac_address),
-            _netlink.set_link(bridge.name, alias=bridge.alias, mtu=bridge.mtu),
+            _netlink.set_link(bridge.name, alias=_links.unfinished(bridge.alias), mtu=bridge.mtu),
             _netlink.set_bridge(bridge.name, {key: int(value) for key, value in settings.items()}),
         ]
         refusals = self._netlink.send(requests)
@@ -396,6 +402,7 @@ def _bridge(
         **{key: getattr(info, key) for key in SETTINGS if key != "stp"},
         stp=bool(info.stp),
         ipv6=_read_ipv6(link.name),
+        accept_ra=_read_accept_ra(link.name) if _links.is_unfinished(link.alias) else None,
         addresses=tuple(address for address in addresses if address.interface == link.name),
         ports={name: how for name, how in attached.items() if how is not None},
         vlans=None if vlans is None else vlans.get(link.name, frozenset()),
@@ -469,9 +476,20 @@ def _ipv6_path(name: str, setting: str) -> str:
 
 def _read_ipv6(name: str) -> t.Optional[bool]:
     """Whether IPv6 is on; None where the kernel has none."""
+    disabled = _read_ipv6_setting(name, "disable_ipv6")
+    return None if disabled is None else disabled == "0"
+
+
+def _read_accept_ra(name: str) -> t.Optional[bool]:
+    """Whether router advertisements are heeded; None where the kernel has no IPv6."""
+    accepted = _read_ipv6_setting(name, "accept_ra")
+    return None if accepted is None else accepted != "0"
+
+
+def _read_ipv6_setting(name: str, setting: str) -> t.Optional[str]:
     try:
-        with open(_ipv6_path(name, "disable_ipv6"), encoding="ascii") as file:
-            return file.read().strip() == "0"
+        with open(_ipv6_path(name, setting), encoding="ascii") as file:
+            return file.read().strip()
     except FileNotFoundError:
         return None
 

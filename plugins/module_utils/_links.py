@@ -26,6 +26,10 @@ MAXIMUM_PORTS = 1023
 #: IFALIASZ - 1 (linux/if.h).
 _ALIAS_LENGTH = 255
 
+#: The note of an interface that is being made. What the task does not say, such as that it is up, is not yet as it is
+#: on a new one. Should this run be killed, the next one knows by this note that it has to see to that.
+_UNFINISHED = "(unfinished)"
+
 _MTU_MINIMUM = 68
 _MTU_MAXIMUM = 65535
 
@@ -39,7 +43,20 @@ def owner_of(alias: str) -> t.Optional[str]:
 
 def note_of(alias: str) -> str:
     """What the administrator wants to read in the alias, after the owner."""
-    return alias.partition(" ")[2] if alias.startswith(OWNER_PREFIX) else ""
+    if not alias.startswith(OWNER_PREFIX) or is_unfinished(alias):
+        return ""
+    return alias.partition(" ")[2]
+
+
+def is_unfinished(alias: str) -> bool:
+    """Whether the run that made the interface was ended before it was done."""
+    return alias.startswith(OWNER_PREFIX) and alias.endswith(f" {_UNFINISHED}")
+
+
+def unfinished(alias: str) -> str:
+    """The alias of an interface that is being made, until it gets this one."""
+    owner = owner_of(alias)
+    return alias if owner is None else alias_of(owner, _UNFINISHED)
 
 
 def read_alias(interface: str) -> t.Optional[str]:
@@ -62,6 +79,8 @@ def check_alias(option: str, network: str, note: str) -> None:
         raise InvalidInput(
             option, note, f"is too long; with the owner's mark the kernel keeps {_ALIAS_LENGTH} bytes. Shorten it."
         )
+    if note.endswith(_UNFINISHED):
+        raise InvalidInput(option, note, "is how labspan.vmnet marks what it is making. Use another text.")
     if not note.isprintable() or note != note.strip():
         raise InvalidInput(option, note, "has characters that cannot be shown in one line. Use printable text.")
 
@@ -169,6 +188,8 @@ def setting(what: str, name: str, key: str, before: t.Any, after: t.Any) -> Sett
 def _setting_sentence(what: str, key: str, before: t.Any, after: t.Any) -> str:
     if key == "enabled":
         return f"Bring {what} {'up' if after else 'down'}"
+    if key == "alias" and is_unfinished(before):
+        return f"Mark {what} as finished, after a run that was ended before it was"
     if key == "alias":
         owner = owner_of(after)
         return f"Mark {what} as the network {owner}'s" if owner else f"Take the mark of labspan.vmnet off {what}"

@@ -175,7 +175,7 @@ def _plan_tap(
         return forgotten + ([_create(_new(want))] if want.present else [])
     if not want.present:
         return _plan_absent(have, want, bridges)
-    target = _target(have, want)
+    target = _target(_as_new(have, want) if _links.is_unfinished(have.alias) else have, want)
     adoption: list[Change] = []
     if _links.owner_of(have.alias) is None and have.adopted is None:
         adoption = _adopt(have, want, boot)
@@ -204,8 +204,13 @@ def _plan_absent(have: Tap, want: WantedTap, bridges: t.Collection[str]) -> list
 
 
 def _new(want: WantedTap) -> Tap:
-    bare = Tap(want.name, 0 if want.owner is None else want.owner, mac_address=want.default_mac)
+    bare = _as_new(Tap(want.name, 0 if want.owner is None else want.owner), want)
     return dataclasses.replace(_target(bare, want), vnet_hdr=bool(want.vnet_hdr))
+
+
+def _as_new(tap: Tap, want: WantedTap) -> Tap:
+    """The tap with what a new one has, whatever the task says."""
+    return dataclasses.replace(tap, enabled=True, mac_address=want.default_mac or tap.mac_address)
 
 
 def _target(have: Tap, want: WantedTap) -> Tap:
@@ -247,7 +252,11 @@ def _steps(have: Tap, target: Tap, recreate: str, recreated: bool) -> list[Chang
     ]
     if have.attachment != target.attachment:
         changes.append(_links.attach(what, have.name, have.attachment, target.attachment))
-    return changes
+    return sorted(changes, key=_finishes)
+
+
+def _finishes(change: Change) -> bool:
+    return isinstance(change, Setting) and change.setting == "alias" and _links.is_unfinished(change.before)
 
 
 def _refuse_held(
@@ -279,7 +288,7 @@ def _phase(change: Change, stale: t.Container[str]) -> int:
         return 0 if change.after is not None or t.cast(Record, change.before).name in stale else 5
     if isinstance(change, Existence):
         return 1 if change.after is None else 2
-    return 3 if isinstance(change, Setting) and change.setting == "alias" else 4
+    return 3 if isinstance(change, Setting) and change.setting == "alias" and not _finishes(change) else 4
 
 
 def _create(tap: Tap) -> Existence:

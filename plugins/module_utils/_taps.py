@@ -171,7 +171,7 @@ class TapDevices(Resource[TapsState]):
             self._create_chunk(changes[start : start + _CHUNK], done)
 
     def _create_chunk(self, changes: t.Sequence[Existence], done: list[Change]) -> None:
-        """Made, marked as ours, and only then made to last: what dies in between leaves nothing behind.
+        """Made, marked as ours and unfinished, and only then made to last: what dies before leaves nothing behind.
 
         Attaching waits for the last step, because a tap that is let go loses its carrier, and the bridge would follow.
         """
@@ -189,7 +189,8 @@ class TapDevices(Resource[TapsState]):
                     )
                 )
             marks = [
-                (change, [_netlink.set_link(change.name, alias=t.cast(Tap, change.after).alias)]) for change in changes
+                (change, [_netlink.set_link(change.name, alias=_links.unfinished(t.cast(Tap, change.after).alias))])
+                for change in changes
             ]
             _links.send(self._netlink, marks, [])
             for change, descriptor in zip(changes, descriptors):
@@ -434,11 +435,15 @@ def _requests(change: Change) -> list[_netlink.Request]:
 
 
 def _settle_requests(tap: Tap) -> list[_netlink.Request]:
-    """What remains for a tap that was made: its settings, its bridge, and up last."""
+    """What remains for a tap that was made: its settings, its bridge, and up last; with them it is finished."""
     what = f"tap {tap.name}"
     master = _links.index_of(tap.attachment.bridge) if tap.attachment else None
     mtu = None if tap.mtu == Tap.mtu else tap.mtu
-    requests = [_netlink.set_link(tap.name, mac=tap.mac_address, mtu=mtu, master=master, up=tap.enabled or None)]
+    requests = [
+        _netlink.set_link(
+            tap.name, mac=tap.mac_address, mtu=mtu, alias=tap.alias, master=master, up=tap.enabled or None
+        )
+    ]
     if tap.attachment is not None:
         fresh = _links.Attachment(tap.attachment.bridge)
         requests += _links.attach_requests(_links.attach(what, tap.name, fresh, tap.attachment))

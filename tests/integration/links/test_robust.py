@@ -93,6 +93,44 @@ def test_a_killed_run_is_made_good_by_the_next(host: Host, wanted: t.Any) -> Non
     assert unfinished > 3, "the runs were killed too late to leave anything half-made"
 
 
+ACCEPTS = "/proc/sys/net/ipv6/conf/br1/accept_ra"
+KILLED: list[tuple[str, dict[str, t.Any], tuple[str, ...]]] = [
+    ("linux_bridge", {"name": "br1", "addresses": ["10.0.1.1/24"]}, ("-e", "inject=sendto:signal=KILL:when={}")),
+    ("linux_bridge", {"name": "br1"}, ("-P", ACCEPTS, "-e", "inject=openat:signal=KILL:when={}")),
+    ("tap_device", {"taps": [{"name": "t0"}, {"name": "t1"}]}, ("-e", "inject=sendto:signal=KILL:when={}")),
+]
+
+
+def plain_and_advertised(host: Host) -> t.Any:
+    """What the host has, and whether it heeds router advertisements."""
+    return plain(host), host.run("cat", ACCEPTS, check=False).stdout
+
+
+@pytest.mark.one_interpreter
+@pytest.mark.parametrize(("module", "options", "where"), KILLED)
+def test_what_a_killed_run_has_left_becomes_what_a_new_one_is_though_the_task_does_not_say(
+    host: Host, module: str, options: t.Any, where: tuple[str, ...]
+) -> None:
+    host.converge(module, options)
+    wanted = plain_and_advertised(host)
+    unfinished = 0
+    for calls in range(1, 40):
+        host.converge(module, {**options, "state": "absent"})
+        injection = [word.format(calls) for word in where]
+        process = host.start_module(module, options, wrapper=("strace", "-f", "-qq", "-o", "/dev/null", *injection))
+        process.communicate()
+        if process.returncode == 0:
+            break
+        left = plain_and_advertised(host)
+        unfinished += left != wanted and "(unfinished)" in str(left)
+        host.converge(module, options)
+        assert plain_and_advertised(host) == wanted
+        assert not host.converge(module, options)["changed"]
+    else:
+        pytest.fail("every run was killed")
+    assert unfinished, "no run was killed while it was making something"
+
+
 @pytest.mark.one_interpreter
 def test_runs_side_by_side_converge(host: Host, wanted: t.Any) -> None:
     host.converge("linux_bridge", {"name": "br0"})

@@ -9,7 +9,7 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.labspan.vmnet.plugins.module_utils import _bridge_plan, _bridge_state
+from ansible_collections.labspan.vmnet.plugins.module_utils import _bridge_plan, _bridge_state, _links
 from ansible_collections.labspan.vmnet.plugins.module_utils._adoption import Record
 from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_plan import Surroundings, WantedBridge
 from ansible_collections.labspan.vmnet.plugins.module_utils._bridge_state import AddressChange, Bridge
@@ -21,6 +21,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 OURS = "labspan.vmnet:lab"
+UNFINISHED = _links.unfinished(OURS)
 MAC = "02:00:00:00:00:99"
 CLOSED = ("table inet closed", "table arp closed")
 AROUND = Surroundings(boot="boot", closed=CLOSED, closed_now=None, owners=dict.fromkeys(["v0", "v1", "t0"]))
@@ -71,7 +72,7 @@ def bridges(draw: st.DrawFn) -> Bridge:
     bridge = Bridge(
         name="br0",
         mac_address=draw(st.sampled_from([MAC, "02:00:00:00:00:97"])),
-        alias=draw(st.sampled_from(["", "by hand", OURS])),
+        alias=draw(st.sampled_from(["", "by hand", OURS, UNFINISHED])),
         enabled=draw(flags),
         mtu=draw(st.sampled_from([1500, 9000])),
         stp=draw(flags),
@@ -240,6 +241,22 @@ def test_a_new_bridge_is_made_down_and_comes_up_last() -> None:
     ]
     assert changes[0].after.mac_address == MAC
     assert changes[0].after.multicast_snooping is False
+
+
+@pytest.mark.parametrize("enabled", [None, True, False])
+def test_a_bridge_that_a_killed_run_has_left_is_finished(enabled: t.Optional[bool]) -> None:
+    have = dataclasses.replace(HAVE, alias=UNFINISHED, enabled=False, accept_ra=True)
+    changes = plan(have, wish(enabled=enabled))
+    up = [] if enabled is False else ["Bring bridge br0 up"]
+    assert sentences(changes) == [
+        "Turn accept ra off on bridge br0",
+        *up,
+        "Mark bridge br0 as finished, after a run that was ended before it was",
+    ]
+    for length in range(len(changes)):
+        state = _bridge_state.state_after(have, changes[:length])
+        assert sentences(plan(state, wish(enabled=enabled))) == sentences(changes[length:])
+    assert plan(_bridge_state.state_after(have, changes), wish()) == []
 
 
 def test_an_existing_bridge_keeps_its_mac_and_snooping() -> None:

@@ -8,7 +8,7 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.labspan.vmnet.plugins.module_utils import _tap_plan
+from ansible_collections.labspan.vmnet.plugins.module_utils import _links, _tap_plan
 from ansible_collections.labspan.vmnet.plugins.module_utils._adoption import Adoption, Record
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._links import Attachment
@@ -269,3 +269,17 @@ def test_changes_are_sorted_so_that_each_kind_is_one_batch() -> None:
     have = {name: dataclasses.replace(OWNED, name=name) for name in ("t0", "t1")}
     wanted = [WantedTap("t0", "lab", owner=0), WantedTap("t1", "lab", present=False), WantedTap("t2", "lab")]
     assert sentences(plan(have, wanted)) == ["Delete tap t0", "Delete tap t1", "Create tap t0", "Create tap t2"]
+
+
+@pytest.mark.parametrize("enabled", [None, True, False])
+def test_a_tap_that_a_killed_run_has_left_is_finished_last(enabled: t.Optional[bool]) -> None:
+    want = WantedTap("t0", "lab", bridge="br0", enabled=enabled, default_mac="02:00:00:00:00:0a", note="of web")
+    have = {"t0": Tap("t0", 0, alias=_links.unfinished(OURS), enabled=False, mac_address="02:00:00:00:00:0f", index=3)}
+    changes = plan(have, [want])
+    then = _tap_plan.state_after(have, changes)["t0"]
+    assert (then.enabled, then.mac_address, then.alias) == (enabled is not False, want.default_mac, f"{OURS} of web")
+    assert sentences(changes)[-1] == "Mark tap t0 as finished, after a run that was ended before it was"
+    for length in range(len(changes)):
+        left = plan(_tap_plan.state_after(have, changes[:length]), [want])
+        assert sentences(left) == sentences(changes[length:])
+    assert plan({"t0": then}, [want]) == []
