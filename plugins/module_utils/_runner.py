@@ -84,6 +84,25 @@ class Resource(abc.ABC, t.Generic[State]):
         return {}
 
 
+class Remark(Resource[None]):
+    """What the user is told while planning (C(warnings)). Nothing is done about it."""
+
+    singular: t.ClassVar[str] = "remark"
+    returned: t.ClassVar[bool] = False
+
+    def read(self) -> None:
+        return None
+
+    def predict(self, have: None, changes: t.Sequence[Change]) -> None:
+        return None
+
+    def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
+        """There is nothing to do."""
+
+    def render(self, state: None) -> dict[str, dict[str, t.Any]]:
+        return {}
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a run found, planned and left, each list in the order of the resources."""

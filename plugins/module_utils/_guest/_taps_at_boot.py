@@ -14,21 +14,16 @@ from ansible_collections.labspan.vmnet.plugins.module_utils import _links
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot import _files, _interfaces, _sections
 from ansible_collections.labspan.vmnet.plugins.module_utils._boot._resource import Directories, NetworkFiles
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
-from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
+from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Remark
 
 if t.TYPE_CHECKING:  # pragma: no cover
     from ansible_collections.labspan.vmnet.plugins.module_utils._guest._state import GuestState
 
 
-class TapsAtBoot(Resource[None]):
+class TapsAtBoot(Remark):
     """Stands behind the guests and all files of a task."""
 
     plural: t.ClassVar[str] = "taps_at_boot"
-    singular: t.ClassVar[str] = "tap_at_boot"
-    returned: t.ClassVar[bool] = False
-
-    def read(self) -> None:
-        return None
 
     def plan(self, have: None, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
         guests: t.Mapping[str, GuestState] = ahead["guests"]
@@ -37,15 +32,6 @@ class TapsAtBoot(Resource[None]):
             files = ahead.get(NetworkFiles.plural)
             self.warnings += warnings(taps, lasting(_on_disk() if files is None else files.directories), _is_ours)
         return []
-
-    def predict(self, have: None, changes: t.Sequence[Change]) -> None:
-        return None
-
-    def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
-        """There is nothing to do."""
-
-    def render(self, state: None) -> dict[str, dict[str, t.Any]]:
-        return {}
 
 
 def warnings(

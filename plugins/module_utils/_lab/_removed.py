@@ -16,7 +16,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._bridges import Brid
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _networks, _port_security
 from ansible_collections.labspan.vmnet.plugins.module_utils._items import Options
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
-from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource
+from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Remark
 
 
 class RemovedBridges(Bridges):
@@ -84,28 +84,15 @@ class RemovedServers(Servers):
     plural: t.ClassVar[str] = "removed_servers"
 
 
-class Remarks(Resource[None]):
-    """What the user is told of what stays. Nothing is done about it."""
+class Remarks(Remark):
+    """What the user is told of what stays."""
 
     plural: t.ClassVar[str] = "remarks"
-    singular: t.ClassVar[str] = "remark"
 
     def __init__(self, sentences: t.Sequence[str]) -> None:
         super().__init__()
         self._sentences = sentences
 
-    def read(self) -> None:
-        return None
-
     def plan(self, have: None, ahead: t.Mapping[str, t.Any]) -> t.Sequence[Change]:
         self.warnings.extend(self._sentences)
         return []
-
-    def predict(self, have: None, changes: t.Sequence[Change]) -> None:
-        return None
-
-    def apply(self, changes: t.Sequence[Change], done: list[Change]) -> None:
-        """There is nothing to do."""
-
-    def render(self, state: None) -> dict[str, dict[str, t.Any]]:
-        return {}
