@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -16,7 +17,8 @@ import typing as t
 
 import pytest
 from lab.hosts import build_tiny_guest
-from support.hosts import Host, Result
+from support import fake_agent
+from support.hosts import Host, Result, await_condition
 
 #: An account without rights that every system has.
 ACCOUNT = "nobody"
@@ -83,6 +85,24 @@ class Guests:
 
     def exists(self, path: str) -> bool:
         return self.host.run("test", "-e", path, check=False).returncode == 0
+
+    @contextlib.contextmanager
+    def agent(self, name: str, *manners: str, stdout: t.Any = None) -> t.Iterator[None]:
+        """A stand-in for the agent, in the place of the socket of a guest in which nothing runs."""
+        path = f"{RUNTIME}/{name}/agent.sock"
+
+        def listening() -> int:
+            return self.host.out("ss", "-lxH").count(f"{path} ")
+
+        before = listening()  # QEMU goes on listening on what has no name any more
+        self.host.run("rm", path)
+        process = self.host.start(self.host.interpreter, str(fake_agent.__file__), path, *manners, stdout=stdout)
+        try:
+            await_condition(lambda: listening() > before, f"the stand-in on {path}")
+            yield
+        finally:
+            os.kill(self.host.child(process), signal.SIGKILL)
+            process.wait()
 
     def kill(self, name: str) -> None:
         self.host.run("kill", f"-{signal.SIGKILL.value}", str(self.pid(name)))

@@ -5,36 +5,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pathlib
-import signal
 import typing as t
 
 import pytest
-from support import fake_agent
-from support.hosts import await_condition
 
 from .conftest import ACCOUNT, RUNTIME, STATE, Guests
 
 one_interpreter = pytest.mark.one_interpreter
-
-PROGRAM = str(pathlib.Path(fake_agent.__file__).resolve())
-
-
-@contextlib.contextmanager
-def agent_in(guests: Guests, name: str, *manners: str) -> t.Iterator[None]:
-    """The stand-in, in the place of the socket of a guest in which nothing runs."""
-    host, path = guests.host, f"{RUNTIME}/{name}/agent.sock"
-    listening = f"{path} "
-    host.run("rm", path)
-    process = host.start(host.interpreter, PROGRAM, path, *manners)
-    try:
-        await_condition(lambda: f"{path} " in host.out("ss", "-lxH"), f"the stand-in on {listening}")
-        yield
-    finally:
-        os.kill(host.child(process), signal.SIGKILL)
-        process.wait()
 
 
 def ask(guests: Guests, name: t.Optional[str], **options: t.Any) -> dict[str, t.Any]:
@@ -77,7 +54,7 @@ def test_why_nobody_answers_is_a_sentence(guests: Guests) -> None:
 
 def test_ping_addresses_freeze_and_thaw(guests: Guests) -> None:
     guests.converge("ga-d", guest_agent=True)
-    with agent_in(guests, "ga-d", "stale"):
+    with guests.agent("ga-d", "stale"):
         ping = ask(guests, "ga-d")
         assert (ping["changed"], ping["guest"]) == (False, {"name": "ga-d", "version": "7.2.22", "frozen": False})
         told = ask(guests, "ga-d", command="addresses")["guest"]["interfaces"]
@@ -98,7 +75,7 @@ def test_ping_addresses_freeze_and_thaw(guests: Guests) -> None:
 @one_interpreter
 def test_programs_run_in_all_guests_at_once_and_one_failure_loses_no_output(guests: Guests) -> None:
     guests.converge(None, guests=[{"name": "ga-e"}, {"name": "ga-f"}], guest_agent=True)
-    with agent_in(guests, "ga-e"), agent_in(guests, "ga-f", "slices"):
+    with guests.agent("ga-e"), guests.agent("ga-f", "slices"):
         script = ["sh", "-c", 'read word; echo "heard $word"; test "$word" = good']
         entries = [{"name": "ga-e", "stdin": "good\n"}, {"name": "ga-f", "stdin": "bad\n"}]
         params = {"command": "exec", "argv": script, "guests": entries}
@@ -119,7 +96,7 @@ def test_programs_run_in_all_guests_at_once_and_one_failure_loses_no_output(gues
 @one_interpreter
 def test_a_freeze_that_nobody_answers_for_is_taken_back(guests: Guests) -> None:
     guests.converge("ga-g", guest_agent=True)
-    with agent_in(guests, "ga-g", "silent-guest-fsfreeze-freeze"):
+    with guests.agent("ga-g", "silent-guest-fsfreeze-freeze"):
         failed = ask(guests, "ga-g", command="freeze", timeout=1)
         assert (
             "has not answered the command guest-fsfreeze-freeze for 1 seconds. Its file systems are thawed."

@@ -11,10 +11,9 @@ import signal
 import typing as t
 
 import pytest
-from support import fake_agent
 from support.hosts import await_condition
 
-from .conftest import ACCOUNT, RUNTIME, STATE, Guests, image_info, make_image
+from .conftest import ACCOUNT, STATE, Guests, image_info, make_image
 from .test_guest_waiting import in_guest
 
 one_interpreter = pytest.mark.one_interpreter
@@ -194,16 +193,8 @@ def test_a_snapshot_that_qemu_refuses_leaves_nothing(guests: Guests) -> None:
 def test_the_agent_keeps_the_guest_quiet_for_the_moment(guests: Guests, tmp_path: pathlib.Path) -> None:
     guests.converge("gs-i", disks=[{"size": "8M"}], guest_agent=True)
     assert "goes with memory: false only" in snapshot(guests, "gs-i", "one", quiesce=True)["msg"]
-    path, program = f"{RUNTIME}/gs-i/agent.sock", str(pathlib.Path(fake_agent.__file__).resolve())
-    guests.host.run("rm", path)
-    with (tmp_path / "asked").open("w", encoding="utf-8") as asked:
-        process = guests.host.start(guests.host.interpreter, program, path, stdout=asked)
-    try:
-        await_condition(lambda: f"{path} " in guests.host.out("ss", "-lxH"), "the stand-in")
+    with (tmp_path / "asked").open("w", encoding="utf-8") as asked, guests.agent("gs-i", stdout=asked):
         good(snapshot(guests, "gs-i", "one", quiesce=True, memory=False))
-    finally:
-        os.kill(guests.host.child(process), signal.SIGKILL)
-        process.wait()
     done = [
         word for word in (tmp_path / "asked").read_text(encoding="utf-8").split() if word.endswith(("freeze", "thaw"))
     ]

@@ -43,7 +43,7 @@ def host(python_path: pathlib.Path) -> t.Iterator[SystemHost]:
 
 
 # Between them, the two are killed before every step.
-@pytest.mark.parametrize(("first", "gone"), enumerate(GONE.values(), 1), ids=GONE)
+@pytest.mark.parametrize(("first", "gone"), list(enumerate(GONE.values(), 1)), ids=GONE)
 def test_killed_anywhere_in_a_removal_the_next_run_ends_it(
     host: SystemHost, first: int, gone: dict[str, t.Any]
 ) -> None:
