@@ -43,8 +43,8 @@ def actions(played: Played) -> list[str]:
 @pytest.mark.long
 @pytest.mark.parametrize(
     "scenario",
-    # Molecule brings up the others, too.
-    [pytest.param(name, marks=() if name in ("nat", "l2") else pytest.mark.slow) for name in SCENARIOS],
+    # Molecule brings up the others, too; there and back with a network card is in test_fleet_uplinks.py.
+    [pytest.param(name, marks=() if name == "nat" else pytest.mark.slow) for name in SCENARIOS],
 )
 def test_up_is_idempotent_and_down_leaves_what_was_there(scenario: str, lab: hosts.Lab, tmp_path: pathlib.Path) -> None:
     host, variables, user = lab.hosts[0], SCENARIOS[scenario], User(tmp_path)
