@@ -281,9 +281,9 @@ class Guests(Resource[State]):
             if want.wish.state == "absent":
                 continue
             process, definition = have[name].process, have[name].definition
-            running = {disk.path for disk in definition.spec.disks} if process and definition else set()
-            new = {change.after.path for change in drafts[name] if isinstance(change, _state.CreateDisk)}
             defined = {disk.path for disk in definition.spec.disks} if definition else set()
+            running = defined if process else set()
+            new = {change.after.path for change in drafts[name] if isinstance(change, _state.CreateDisk)}
             starts = any(isinstance(change, _state.Start) for change in drafts[name])
             for disk in (disk for disk in want.spec.disks if not disk.is_empty):
                 image = have[name].images.get(disk.path)
