@@ -13,12 +13,10 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
-import fcntl
 import os
-import time
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight
+from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight, _locks
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, NotConverged
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 
@@ -320,18 +318,14 @@ def host_lock() -> t.Iterator[None]:
     """
     descriptor = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        deadline = time.monotonic() + LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise LabspanError(
-                        f"another task of labspan.vmnet has been changing this host for {LOCK_TIMEOUT:.0f} seconds. "
-                        "Wait for it to end, or end it, and run again."
-                    ) from None
-                time.sleep(0.02)
+        _locks.take(
+            descriptor,
+            LOCK_TIMEOUT,
+            lambda: LabspanError(
+                f"another task of labspan.vmnet has been changing this host for {LOCK_TIMEOUT:.0f} seconds. "
+                "Wait for it to end, or end it, and run again."
+            ),
+        )
         yield
     finally:
         os.close(descriptor)

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import time
 import typing as t
 
-from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _process
+from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _locks, _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall import _child, _xtables
 from ansible_collections.labspan.vmnet.plugins.module_utils._firewall._xtables import Options, Own, World
@@ -135,18 +134,14 @@ def _rule(iptc: t.Any, family: int, options: Options) -> t.Any:
 def _xtables_lock() -> t.Iterator[None]:
     descriptor = os.open(_LOCK, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        deadline = time.monotonic() + _LOCK_TIMEOUT
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise SystemFailure(
-                        f"{_lock_holder(descriptor)} has held {_LOCK}, the lock on the tables of iptables, for "
-                        f"{_LOCK_TIMEOUT:.0f} seconds. Wait for it to end, or end it, and run again."
-                    ) from None
-                time.sleep(0.02)
+        _locks.take(
+            descriptor,
+            _LOCK_TIMEOUT,
+            lambda: SystemFailure(
+                f"{_lock_holder(descriptor)} has held {_LOCK}, the lock on the tables of iptables, for "
+                f"{_LOCK_TIMEOUT:.0f} seconds. Wait for it to end, or end it, and run again."
+            ),
+        )
         yield
     finally:
         os.close(descriptor)
