@@ -44,7 +44,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs. What only waits for its parent to fetch its exit status is dead."""
+        """Whether any of its threads still runs. What only waits for its parent to fetch its exit status is dead."""
         return identify(self.pid) == self
 
     def argv(self) -> list[str]:
@@ -94,7 +94,9 @@ def identify(pid: int) -> t.Optional[Process]:
     except OSError:
         return None
     fields = _fields(stat)
-    if fields[0] in (b"Z", b"X"):
+    # The first thread of a program that was killed may be gone while another one still writes to a disk, and with it
+    # all files are open and locked. The kernel counts the threads (field 20 of proc_pid_stat(5)) to the last one.
+    if fields[0] == b"X" or (fields[0] == b"Z" and int(fields[17]) <= 1):
         return None
     return Process(pid, int(fields[19]))
 

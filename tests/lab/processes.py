@@ -29,7 +29,7 @@ class Process:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs; a zombie does not."""
+        """Whether any of its threads still runs; a zombie does not."""
         try:
             return _start_time(self.pid) == self.started
         except ProcessLookupError:
@@ -75,7 +75,7 @@ def _start_time(pid: int) -> int:
         raise ProcessLookupError(pid) from None
     # The command's name is in parentheses and may hold anything.
     fields = stat.rpartition(")")[2].split()
-    if fields[0] in "ZX":
+    if fields[0] == "X" or (fields[0] == "Z" and int(fields[17]) <= 1):
         raise ProcessLookupError(pid)
     return int(fields[19])
 

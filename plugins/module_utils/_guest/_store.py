@@ -37,6 +37,9 @@ _VERSION = 1
 #: How long QEMU may take to answer a question; longer than any answer, short enough to wait for in vain.
 _ANSWER_TIMEOUT = 3.0
 
+# Seconds that a killed QEMU gets to end the write that it is in.
+_LAST_WRITE = 10.0
+
 
 def read_definition(name: str) -> t.Optional[Definition]:
     """The guest's definition; None when there is none, or none that can be read."""
@@ -163,10 +166,17 @@ class Processes:
         self._all: t.Optional[list[tuple[Process, list[str]]]] = None
 
     def find(self, name: str) -> t.Optional[Process]:
-        """The guest's process: the one of the pid file, else the one that has its name on the command line."""
+        """The guest's process: the one of the pid file, else the one that has its name on the command line.
+
+        One that was killed is waited for: what holds the disks is not taken for gone.
+        """
         recorded = _process.read_pid_file(Places(name).pid_file)
-        if recorded is not None and _argv.is_guest(recorded.argv(), name):
-            return recorded
+        if recorded is not None:
+            argv = recorded.argv()
+            if _argv.is_guest(argv, name):
+                return recorded
+            if not argv:  # killed: it has no memory any more, but holds its disks until its last write has ended
+                _process.wait_gone([recorded], _LAST_WRITE)
         if self._all is None:
             self._all = list(self._listed())
         return next((process for process, argv in self._all if _argv.is_guest(argv, name)), None)

@@ -105,7 +105,10 @@ class Guests:
             process.wait()
 
     def kill(self, name: str) -> None:
-        self.host.run("kill", f"-{signal.SIGKILL.value}", str(self.pid(name)))
+        """Kill QEMU, and wait until it is gone with all its threads: the last one that writes holds the disks."""
+        pid = str(self.pid(name))
+        self.host.run("kill", f"-{signal.SIGKILL.value}", pid)
+        await_condition(lambda: self.host.run("test", "-e", f"/proc/{pid}", check=False).returncode == 1, "its end")
 
 
 @pytest.fixture

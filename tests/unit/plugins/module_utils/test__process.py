@@ -21,6 +21,19 @@ STUBBORN = [
     "-c",
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
 ]
+# Its first thread ends, as that of a killed program may before the others do; the other one goes on until it is told.
+LINGERING = [
+    sys.executable,
+    "-c",
+    "import ctypes, os, signal, threading\n"
+    "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])\n"
+    "def other():\n"
+    "    print('up', flush=True)\n"
+    "    signal.sigwait([signal.SIGUSR1])\n"
+    "    os._exit(0)\n"
+    "threading.Thread(target=other).start()\n"
+    "ctypes.CDLL(None).pthread_exit(None)\n",
+]
 
 
 @pytest.fixture
@@ -96,6 +109,18 @@ def test_ending_waits_and_goes_no_further_than_allowed(started: t.Any, tmp_path:
     assert _process.end(process, timeout=0.1, force=True)
     assert not process.alive
     assert _process.read_pid_file(str(tmp_path / "x.pid")) is None
+
+
+def test_a_program_is_there_until_its_last_thread_is_gone(started: t.Any, tmp_path: pathlib.Path) -> None:
+    process = started(LINGERING)
+    wait_for_output(tmp_path / "x.log", "up")
+    wait_for_output(pathlib.Path(f"/proc/{process.pid}/stat"), ") Z ")
+    assert process.alive
+    assert process.argv() == []
+    assert _process.read_pid_file(str(tmp_path / "x.pid")) == process
+    assert _process.wait_gone([process], 0.1) == [process]
+    _process.send(process, signal.SIGUSR1)
+    assert _process.wait_gone([process], 10) == []
 
 
 def test_ending_is_seen_without_polling_and_with_it(started: t.Any, monkeypatch: pytest.MonkeyPatch) -> None:
