@@ -26,6 +26,9 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._process import Proc
 #: How long the journal of a busy host may take to hear of what QEMU said.
 _JOURNAL_TIMEOUT = 2.0
 
+#: Starting, ending, or started since nobody was found.
+_ON_THE_WAY = ("activating", "deactivating", "active")
+
 _WANTS = f"{_units.UNITS}/multi-user.target.wants"
 
 
@@ -44,11 +47,25 @@ def is_enabled(name: str) -> bool:
 
 
 def coming_back(names: t.Sequence[str]) -> set[str]:
-    """Which of these guests systemd is about to start again, or still ends."""
+    """Which of these guests, none of which was found, systemd is about to start again, or still ends.
+
+    For systemd one that was killed is active until the last thread of its QEMU is gone: that is waited for.
+    """
     if not names or not _systemd.is_running():
         return set()
-    states = _systemd.shows([_units.unit(name) for name in names], "ActiveState")
-    return {name for name in names if states[_units.unit(name)].get("ActiveState") in ("activating", "deactivating")}
+    units = {_units.unit(name): name for name in names}
+    deadline = time.monotonic() + _store.LAST_WRITE
+    while True:
+        states = _systemd.shows(list(units), "ActiveState", "MainPID")
+        if time.monotonic() > deadline or not any(map(_is_dying, states.values())):
+            break
+        time.sleep(0.05)
+    return {name for unit, name in units.items() if states[unit].get("ActiveState") in _ON_THE_WAY}
+
+
+def _is_dying(state: t.Mapping[str, str]) -> bool:
+    """Whether systemd takes for active what has no memory any more."""
+    return state.get("ActiveState") == "active" and not _process.argv_of(int(state.get("MainPID") or 0))
 
 
 def with_units(state: t.Mapping[str, GuestState]) -> dict[str, GuestState]:

@@ -38,7 +38,7 @@ _VERSION = 1
 _ANSWER_TIMEOUT = 3.0
 
 # Seconds that a killed QEMU gets to end the write that it is in.
-_LAST_WRITE = 10.0
+LAST_WRITE = 10.0
 
 
 def read_definition(name: str) -> t.Optional[Definition]:
@@ -176,7 +176,7 @@ class Processes:
             if _argv.is_guest(argv, name):
                 return recorded
             if not argv:  # killed: it has no memory any more, but holds its disks until its last write has ended
-                _process.wait_gone([recorded], _LAST_WRITE)
+                _process.wait_gone([recorded], LAST_WRITE)
         if self._all is None:
             self._all = list(self._listed())
         return next((process for process, argv in self._all if _argv.is_guest(argv, name)), None)

@@ -35,5 +35,5 @@ def test_a_guest_that_was_killed_is_waited_for_and_a_stranger_is_not(
     monkeypatch.setattr(Recorded, "words", words)
     monkeypatch.setattr(_process, "read_pid_file", lambda path: recorded)
     monkeypatch.setattr(_process, "wait_gone", wait_gone)
-    assert _store.Processes(lambda: []).find("web") is None
+    assert _store.Processes(list).find("web") is None
     assert waited_for == ([recorded] if waits else [])
