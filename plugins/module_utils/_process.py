@@ -106,6 +106,15 @@ def _fields(stat: bytes) -> list[bytes]:
     return stat[stat.rindex(b")") + 2 :].split()
 
 
+def parent_of(pid: int) -> int:
+    """The number of the process's parent; 0 when it has none, or is gone."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(_fields(file.read())[1])
+    except OSError:
+        return 0
+
+
 def of_session(leader: int) -> list[Process]:
     """The living processes of the session that this number leads, or led: what a daemon started, and it itself."""
     found = []

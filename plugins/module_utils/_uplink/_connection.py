@@ -16,6 +16,8 @@ import socket
 import sys
 import typing as t
 
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process
+
 _VARIABLE = "SSH_CONNECTION"
 _ESTABLISHED = "01"
 
@@ -60,7 +62,7 @@ def ssh_peer() -> t.Optional[Connection]:
         found = parse_ssh_connection(variable_of(_read(f"/proc/{pid}/environ"), _VARIABLE))
         if found is not None:
             return found
-        pid = parent_of(_read(f"/proc/{pid}/stat"))
+        pid = _process.parent_of(pid)
     return None
 
 
@@ -101,13 +103,6 @@ def variable_of(environment: bytes, name: str) -> str:
         if entry.startswith(prefix):
             return os.fsdecode(entry[len(prefix) :])
     return ""
-
-
-def parent_of(stat: bytes) -> int:
-    """The parent's number in /proc/PID/stat; 0 when there is none, or the process is gone."""
-    # The program's name stands in parentheses and may hold spaces and parentheses itself.
-    fields = stat[stat.rfind(b")") + 1 :].split()
-    return int(fields[1]) if len(fields) > 1 else 0
 
 
 def parse_tcp(text: str) -> t.Iterator[Established]:

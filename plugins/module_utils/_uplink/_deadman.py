@@ -57,7 +57,9 @@ def main() -> None:
         process = _process.identify(os.getpid())
         if process is not None:
             _process.write_pid_file(transaction.file(ARMED), process)
+        transaction.read()  # over and forgotten meanwhile, it has no place for that file
     except FileNotFoundError:  # it was over before this process, started again, could see it
+        transaction.forget()
         return
     reason = _watch(transaction, journal, end)
     if reason:

@@ -147,7 +147,10 @@ def running(interface: str) -> list[Client]:
     """The clients of this network namespace that run the interface, or that run all interfaces."""
     found = [parse(argv, process.pid) for process, argv in _process.here()]
     serving = [client for client in found if client and (interface in client.interfaces or not client.interfaces)]
-    return sorted(serving, key=lambda client: client.pid)
+    # Between its fork and the start of its script a client is there twice.
+    words = {client.pid: client.argv for client in serving}
+    alone = [client for client in serving if words.get(_process.parent_of(client.pid)) != client.argv]
+    return sorted(alone, key=lambda client: client.pid)
 
 
 class Clients:

@@ -67,9 +67,9 @@ RP_FILTER = "ipv4/conf/rp_filter"
 IN_BETWEEN = {ACCEPT_DAD: "0", ADDR_GEN_MODE: "1", USE_TEMPADDR: "0", RP_FILTER: "2"}
 
 # linux/if_addr.h
-_IFA_F_TENTATIVE = 0x40
+_IFA_F_DADFAILED, _IFA_F_TENTATIVE = 0x08, 0x40
 # Seconds that the kernel's worker may take to look at new IPv6 addresses.
-_WORKER_PATIENCE = 1.0
+_WORKER_PATIENCE = 5.0
 
 Sysctls = t.Dict[str, str]
 
@@ -213,7 +213,9 @@ def _tentative(interfaces: t.Container[str]) -> bool:
             rows = [line.split() for line in file]
     except FileNotFoundError:
         return False
-    return any(row[5] in interfaces and int(row[4], 16) & _IFA_F_TENTATIVE for row in rows)
+    # An address that somebody else has stays tentative.
+    awaited = (_IFA_F_TENTATIVE, _IFA_F_TENTATIVE | _IFA_F_DADFAILED)
+    return any(row[5] in interfaces and int(row[4], 16) & awaited[1] == awaited[0] for row in rows)
 
 
 def set_link(

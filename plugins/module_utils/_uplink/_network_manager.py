@@ -421,7 +421,7 @@ class NetworkManager(Manager):
     def _take_again(self, card: str) -> tuple[Action, ...]:
         """Have the card managed, by which NetworkManager starts its profile without emptying it, and await that."""
         online = _deps.find_program("nm-online") or "nm-online"
-        return self._manage(card, "yes", may_fail=True), RunProgram((online, "-q", "-t", "5"), may_fail=True)
+        return self._manage(card, "yes", may_fail=True), RunProgram((online, "-q", "-t", "10"), may_fail=True)
 
     @staticmethod
     def _carry_lease(uuid: str, interface: str, new_uuid: str, target: str) -> t.Iterator[Step]:

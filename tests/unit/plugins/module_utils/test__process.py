@@ -164,6 +164,14 @@ def test_a_program_runs_as_the_account_with_its_groups(started: t.Any, tmp_path:
     assert int(status["CapEff"], 16) == 0
 
 
+def test_a_parent_is_known_whatever_the_program_is_called(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "a) S 1 (b").symlink_to("/bin/sleep")
+    with subprocess.Popen([str(tmp_path / "a) S 1 (b"), "60"]) as process:
+        assert _process.parent_of(process.pid) == os.getpid()
+        process.kill()
+    assert _process.parent_of(process.pid) == 0
+
+
 def test_an_unknown_account_is_nobody() -> None:
     assert _process.find_account("labspan-no-such-user") is None
 

@@ -65,14 +65,6 @@ def test_a_variable_is_not_mistaken_for_one_whose_name_ends_alike() -> None:
     assert _connection.variable_of(b"", "SSH_CONNECTION") == ""
 
 
-@pytest.mark.parametrize(
-    ("stat", "parent"),
-    [(b"42 (sh) S 7 42 42 0", 7), (b"42 (a) b (c) S 7 42) S 9 1", 9), (b"1 (systemd) S 0 1 1", 0), (b"", 0)],
-)
-def test_the_parent_stands_behind_the_last_parenthesis(stat: bytes, parent: int) -> None:
-    assert _connection.parent_of(stat) == parent
-
-
 def test_connections_are_written_as_one_reads_them() -> None:
     assert str(HERE) == "192.0.2.7:50022 to 192.0.2.10:22"
     assert str(Connection("fe80::7", 1, "fe80::10", 22)) == "[fe80::7]:1 to [fe80::10]:22"
