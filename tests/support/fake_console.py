@@ -48,17 +48,21 @@ class FakeConsole:
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
             os.execvp(command[0], command)
+        self._thread = threading.Thread(target=self._serve_quietly, daemon=True)
 
     def __enter__(self) -> FakeConsole:
-        threading.Thread(target=self._serve_quietly, daemon=True).start()
+        self._thread.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._pid, signal.SIGKILL)
+        for kill in (os.killpg, os.kill):  # it may be killed before it leads a group
+            with contextlib.suppress(ProcessLookupError):
+                kill(self._pid, signal.SIGKILL)
         os.waitpid(self._pid, 0)
         self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join(60)
         self._listener.close()
+        os.close(self._terminal)
 
     def _serve_quietly(self) -> None:
         with contextlib.suppress(OSError, ValueError, KeyError):  # the end of the listener
