@@ -46,7 +46,7 @@ NAMESPACES = ("--net", "--mount", "--pid", "--uts", "--ipc")
 NAMESPACE, SYSTEM, VM = "namespace", "system", "vm"
 #: Those with a systemd, and an sshd.
 WHOLE = (SYSTEM, VM)
-TIMEOUT = 30.0
+TIMEOUT = 90.0
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?\Z")
 

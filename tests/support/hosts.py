@@ -20,7 +20,8 @@ import sys
 import time
 import typing as t
 
-TIMEOUT = 60.0
+#: Seconds after which what has not happened will not, on a machine that has much else to do.
+TIMEOUT = 180.0
 
 # Reaps whatever is left to it, as an init does: a test that waits for a process to be gone must not meet its zombie.
 _INIT = """

@@ -242,6 +242,7 @@ class VmHost(AnyHost):
 
     def journal(self, *options: str) -> str:
         """What was logged since the last start; give C(-b -1) for the one before, C(-u UNIT) for a unit."""
+        self.run("journalctl", "--sync", check=False)  # what was said a moment ago may still be on its way
         return self.run("journalctl", "--no-pager", "-o", "short-monotonic", *(options or ("-b",)), check=False).stdout
 
     def failures(self) -> str:

@@ -159,7 +159,7 @@ def test_the_rules_are_the_same_after_a_reboot_and_packets_are_masqueraded(host:
         "inet labspan_lab",
     ]
     before = ruleset(host), forwarding(host)
-    assert reaches_lan(guest)
+    await_condition(lambda: reaches_lan(guest), "a masqueraded packet's answer")
 
     host.reboot()
 
@@ -285,14 +285,20 @@ def test_the_watch_writes_nothing_while_nobody_else_does(host: SystemHost) -> No
         pass
     assert heard == []
     # Not even after it has loaded something: its own transaction is not one that calls for another.
+    loads = loaded(host) + 1
     host.run("nft", "delete", "table", "inet", "labspan_lab")
-    await_condition(lambda: "inet labspan_lab" in tables(host), "the table")
-    loads = host.journal("-u", SERVICE, "-b").count("loaded from")
+    await_condition(lambda: loaded(host) == loads, "the table")
+    assert "inet labspan_lab" in tables(host)
     with host.monitored() as heard:
         host.run("nft", "add", "table", "ip", "somebody")
         host.run("nft", "delete", "table", "ip", "somebody")
     assert [line for line in heard if "labspan" in line] == []
-    assert host.journal("-u", SERVICE, "-b").count("loaded from") == loads
+    assert loaded(host) == loads
+
+
+def loaded(host: SystemHost) -> int:
+    """How often the service has said since the boot that it has loaded rules."""
+    return host.journal("-u", SERVICE, "-b").count("loaded from")
 
 
 def watches(host: SystemHost) -> bool:
@@ -360,7 +366,7 @@ def test_an_accept_is_there_when_docker_is(host: SystemHost, guest: Host) -> Non
     docker(host)
     provision(host)
     assert has_accept(host)
-    assert reaches_lan(guest)
+    await_condition(lambda: reaches_lan(guest), "a masqueraded packet's answer")
     assert "-I DOCKER-USER 1 " in host.out("cat", f"{FILES}/accept.iptables-nft")
     before = host.out("iptables-nft-save")
 
@@ -389,7 +395,7 @@ def test_rules_of_iptables_are_back_after_a_reboot(host: SystemHost, guest: Host
     provision(host, backend="iptables")
     before = _without_comments(host.out("iptables-save"))
     assert any("MASQUERADE" in line for line in before)
-    assert reaches_lan(guest)
+    await_condition(lambda: reaches_lan(guest), "a masqueraded packet's answer")
 
     host.reboot()
 

@@ -75,7 +75,7 @@ def prop(host: SystemHost, name: str) -> str:
 
 def dnsmasqs(host: SystemHost) -> list[str]:
     """The numbers of all dnsmasq processes."""
-    return host.run("pgrep", "-x", "dnsmasq", check=False).stdout.split()
+    return host.run("pgrep", "-r", "R,S,D", "-x", "dnsmasq", check=False).stdout.split()
 
 
 def traces(host: SystemHost) -> str:

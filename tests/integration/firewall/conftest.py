@@ -144,9 +144,9 @@ class Lab:
         done = self.on(name, sys.executable, "-c", _CLIENT, address, str(port), str(patience), check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
-    def refused(self, name: str, address: str, port: int = PORT) -> bool:
-        """Whether this machine gets no connection. A drop is silent, so this waits a little."""
-        return self.seen(name, address, port, patience=0.3) is None
+    def refused(self, name: str, address: str, port: int = PORT, *, expected: bool = True) -> bool:
+        """Whether this machine gets no connection. A drop is silent, so this waits a little where one is expected."""
+        return self.seen(name, address, port, patience=0.3 if expected else 10) is None
 
     def send(self, name: str, source: str, destination: str) -> None:
         """Send packets from any address that the machine has."""

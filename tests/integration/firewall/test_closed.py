@@ -32,8 +32,8 @@ def test_the_host_answers_nothing_and_guests_still_meet(lab: Lab, python_path: p
         lab.on("guest", "ip", "neigh", "flush", "all")
         environment = f"PYTHONPATH={python_path}{os.pathsep}"
         lab.host.run("env", environment, sys.executable, "-c", _CLOSE, BRIDGE, action)
-        assert lab.refused("guest", GATEWAY4) == closed
-        assert lab.refused("guest", GATEWAY6) == closed
+        assert lab.refused("guest", GATEWAY4, expected=closed) == closed
+        assert lab.refused("guest", GATEWAY6, expected=closed) == closed
         answered = lab.on("guest", "ip", "neigh", "show", GATEWAY4).stdout
         assert ("lladdr" not in answered) == closed
         assert lab.seen("guest", OTHER4) == GUEST4

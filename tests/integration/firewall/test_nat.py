@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import pytest
+from support.hosts import await_condition
 
 from .conftest import (
     BRIDGE,
@@ -153,7 +154,7 @@ def test_a_flow_that_began_before_the_rules_is_translated_after_them(lab: Lab) -
     lab.host.converge("nat_masquerade", lab.nat(masquerade=False))
     lab.count("lan", GUEST4)
     lab.on("guest", "python3", "-c", send)
-    assert lab.counted("lan") == [3]
+    await_condition(lambda: lab.counted("lan") == [3], "all packets")
     lab.host.converge("nat_masquerade", lab.nat())
     lab.on("guest", "python3", "-c", send)
     assert lab.counted("lan") == [3]

@@ -81,7 +81,7 @@ _LISTENER = """
 import socket, sys
 packets = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x888E))
 packets.bind((sys.argv[1], 0x888E))
-packets.settimeout(1)
+packets.settimeout(float(sys.argv[2]))
 print("ready", flush=True)
 try:
     print(packets.recv(4096).hex(), flush=True)
@@ -387,17 +387,17 @@ def test_what_a_bridge_hands_to_the_host_alone_is_filtered_too(lab: Lab) -> None
     login = frames.ethernet(MAC, "01:80:c2:00:00:03", 0x888E, bytes(46))  # 802.1X, which no bridge forwards
     lab.watch()
 
-    def heard(**options: t.Any) -> bool:
+    def heard(patience: int, **options: t.Any) -> bool:
         lab.host.converge(MODULE, lab.task(ports=[lab.port(**options)]))
-        listener = lab.host.start(sys.executable, "-c", _LISTENER, "lsguest", stdout=subprocess.PIPE)
+        listener = lab.host.start(sys.executable, "-c", _LISTENER, "lsguest", str(patience), stdout=subprocess.PIPE)
         with listener:
             assert listener.stdout
             assert listener.stdout.readline() == "ready\n"
             lab.send(login)
             return listener.stdout.readline().strip() == login.hex()
 
-    assert heard(allow_bpdu=True)
-    assert not heard()
+    assert heard(30, allow_bpdu=True)
+    assert not heard(1)
 
 
 def test_a_running_spanning_tree_is_warned_about(lab: Lab) -> None:

@@ -75,7 +75,7 @@ class Guests:
 
     def qmp(self, name: str, command: str) -> t.Any:
         words = "".join(json.dumps({"execute": word}) + "\n" for word in ("qmp_capabilities", command))
-        answer = self.host.run("socat", "-t", "2", "-", f"UNIX-CONNECT:{RUNTIME}/{name}/qmp.sock", stdin=words).stdout
+        answer = self.host.run("socat", "-t", "60", "-", f"UNIX-CONNECT:{RUNTIME}/{name}/qmp.sock", stdin=words).stdout
         returned = [message["return"] for message in map(json.loads, answer.splitlines()) if "return" in message]
         return returned[1]
 

@@ -97,9 +97,9 @@ def test_programs_run_in_all_guests_at_once_and_one_failure_loses_no_output(gues
 def test_a_freeze_that_nobody_answers_for_is_taken_back(guests: Guests) -> None:
     guests.converge("ga-g", guest_agent=True)
     with guests.agent("ga-g", "silent-guest-fsfreeze-freeze"):
-        failed = ask(guests, "ga-g", command="freeze", timeout=1)
+        failed = ask(guests, "ga-g", command="freeze", timeout=5)
         assert (
-            "has not answered the command guest-fsfreeze-freeze for 1 seconds. Its file systems are thawed."
+            "has not answered the command guest-fsfreeze-freeze for 5 seconds. Its file systems are thawed."
             in (failed["msg"])
         )
         assert ask(guests, "ga-g")["guest"]["frozen"] is False

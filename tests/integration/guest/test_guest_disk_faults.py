@@ -45,7 +45,9 @@ def fingerprint(path: t.Union[str, pathlib.Path]) -> tuple[int, int, str]:
 
 def say(guests: Guests, name: str, command: str) -> str:
     """What a command prints in the tiny guest, which must succeed."""
-    return guests.host.out(sys.executable, str(CONSOLE), f"/run/labspan/guests/{name}/console.sock", "--", command)
+    return guests.host.out(
+        sys.executable, str(CONSOLE), "--timeout", "150", f"/run/labspan/guests/{name}/console.sock", "--", command
+    )
 
 
 def run_state(guests: Guests, name: str) -> str:

@@ -28,7 +28,7 @@ UEFI: dict[str, t.Any] = {
     "memory": "64",
     "wait_for": "console",
     "console_pattern": SHELL,
-    "wait_timeout": 60,
+    "wait_timeout": 240,
 }
 
 

@@ -199,8 +199,11 @@ def test_a_run_that_is_killed_leaves_nothing(guests: Guests, shop: Shop) -> None
     descriptors = pathlib.Path(f"/proc/{pid}/fd")
 
     def begun() -> bool:
-        links = [entry for entry in descriptors.iterdir() if str(entry.readlink()).startswith(IMAGES)]
-        return any(link.stat().st_size > 0 for link in links)
+        for entry in descriptors.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+                if str(entry.readlink()).startswith(IMAGES) and entry.stat().st_size > 0:
+                    return True
+        return False
 
     await_condition(begun, "a part of the image to be there")
     os.kill(pid, signal.SIGKILL)

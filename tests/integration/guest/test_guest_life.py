@@ -155,11 +155,12 @@ def test_a_guest_that_ignores_its_power_button_is_ended_after_the_timeout(
 def test_a_guest_that_does_not_become_ready_is_shown_and_its_start_undone(
     guests: Guests, tiny: dict[str, t.Any]
 ) -> None:
-    options = {**tiny, "console_pattern": "labspan: never", "wait_timeout": 20}
+    options = {**tiny, "cmdline": "console=ttyS0", "console_pattern": "labspan: never", "wait_timeout": 10}
     result = guests.host.module("qemu_guest", guests.params("cg-w", **options))
     assert result["failed"]
-    assert "guest cg-w did not write 'labspan: never' on its console within 20 seconds" in result["msg"]
-    assert "ready" in result["msg"]  # the last lines of the log
+    assert "guest cg-w did not write 'labspan: never' on its console within 10 seconds" in result["msg"]
+    assert "The last lines there: " in result["msg"]
+    assert "The last lines there: nothing" not in result["msg"]
     assert result["undone"] == ["Start guest cg-w", "Define guest cg-w"]
     assert guests.processes() == {}
 

@@ -27,14 +27,15 @@ CONSOLE = pathlib.Path(__file__).resolve().parents[3] / "roles" / "tiny_guest" /
 
 def inside(guests: Guests, name: str, command: str) -> str:
     """What a command prints in the guest."""
-    return guests.host.out(guests.host.interpreter, str(CONSOLE), f"{RUNTIME}/{name}/console.sock", command)
+    socket = f"{RUNTIME}/{name}/console.sock"
+    return guests.host.out(guests.host.interpreter, str(CONSOLE), "--timeout", "150", socket, command)
 
 
 def tell(guests: Guests, name: str, command: str, **arguments: t.Any) -> t.Any:
     """One command to QEMU, by the test's own connection."""
     said = [{"execute": "qmp_capabilities"}, {"execute": command, "arguments": arguments}]
     words = "".join(json.dumps(word) + "\n" for word in said)
-    answer = guests.host.run("socat", "-t", "2", "-", f"UNIX-CONNECT:{RUNTIME}/{name}/qmp.sock", stdin=words).stdout
+    answer = guests.host.run("socat", "-t", "60", "-", f"UNIX-CONNECT:{RUNTIME}/{name}/qmp.sock", stdin=words).stdout
     messages = [
         message for message in map(json.loads, answer.splitlines()) if "return" in message or "error" in message
     ]

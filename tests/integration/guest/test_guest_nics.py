@@ -68,7 +68,7 @@ def test_guests_on_taps_reach_the_host_and_the_cable_can_be_pulled(
     result = guests.converge(None, **tiny, guests=pulled)
     assert "Set the link of NIC 0 of guest cg-n0 down" in result["actions"]
     assert not answers(guests, "10.99.0.10")
-    assert answers(guests, "10.99.0.11")
+    await_condition(lambda: answers(guests, "10.99.0.11"), "the guest whose cable is plugged in")
     assert not guests.converge(None, **tiny, guests=pulled)["changed"]
     guests.converge(None, **tiny, guests=entries)
     await_condition(lambda: answers(guests, "10.99.0.10"), "the guest to answer again")

@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import signal
+import subprocess
 import typing as t
 
 import pytest
-from support.hosts import await_condition
 
 from .conftest import ACCOUNT, STATE, Guests, image_info, make_image
 from .test_guest_waiting import in_guest
@@ -125,12 +123,10 @@ def test_what_cannot_be_done_is_a_sentence_and_changes_nothing(guests: Guests) -
     assert "no memory to keep" in refuse("gs-c", "two", memory=True)
     assert "with state: present" in refuse("gs-c", "one", memory=True, state="reverted")
     assert f"of guest gs-f is built on {path}, which would change below it" in refuse("gs-c", "one", state="reverted")
-    holder = guests.host.start("qemu-io", "-f", "qcow2", "-c", "sleep 60000", path)
-    try:
-        await_condition(lambda: "is open in" in str(snapshot(guests, "gs-c", "two").get("msg")), "the image to be open")
-    finally:
-        os.kill(guests.host.child(holder), signal.SIGKILL)
-        holder.wait()
+    holder = guests.host.start("qemu-io", "-f", "qcow2", path, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder.stdout.read(len("qemu-io> "))  # type: ignore[union-attr]  # it has the image
+    assert "is open in" in refuse("gs-c", "two")
+    holder.communicate("quit\n")
     missing = guests.host.converge("guest_snapshot", {"name": "gs-x", "snapshot": "one"}, check=True)
     assert "is not defined on this host" in str(missing["warnings"])
 

@@ -75,8 +75,12 @@ def test_an_address_is_waited_for_and_a_guest_without_one_is_left_to_be_looked_a
 
     # An SSH server, too, is waited for, and what is there instead of one is told.
     asked = {**leased, "wait_for": "ssh"}
-    closed = host.module("qemu_guest", guests.params("wa-a", **{**asked, "wait_timeout": 1}))
-    assert f"it has the address {address}, where port 22 cannot be reached (Connection refused)" in closed["msg"]
+    told = f"it has the address {address}, where port 22 cannot be reached (Connection refused)"
+
+    def is_told() -> bool:  # when the guest has answered in time
+        return told in host.module("qemu_guest", guests.params("wa-a", **{**asked, "wait_timeout": 1}))["msg"]
+
+    await_condition(is_told, told)
     waiting = host.start_module("qemu_guest", guests.params("wa-a", **asked))
     in_guest(guests, "wa-a", "(while :; do echo SSH-2.0-Tiny | nc -l -p 22; done) >/dev/null 2>&1 &")
     result = finish_module(waiting)

@@ -35,7 +35,7 @@ def lab(host: Host) -> Host:
 
 
 def info(host: Host, **params: t.Any) -> Result:
-    return host.converge("vmnet_info", params)
+    return host.converge("vmnet_info", {"timeout": 30, **params})
 
 
 def processes(host: Host) -> dict[str, int]:
@@ -52,7 +52,7 @@ def qmp(host: Host, name: str, command: str) -> None:
     words = "".join(
         json.dumps({"execute": word, **more}) + "\n" for word, more in (("qmp_capabilities", {}), *_COMMANDS[command])
     )
-    host.run("socat", "-t", "2", "-", f"UNIX-CONNECT:{RUNTIME}/{name}/qmp.sock", stdin=words)
+    host.run("socat", "-t", "60", "-", f"UNIX-CONNECT:{RUNTIME}/{name}/qmp.sock", stdin=words)
 
 
 _ANNOUNCE = {"arguments": {"initial": 50, "max": 50, "rounds": 1, "step": 10}}
@@ -105,7 +105,7 @@ def test_a_qemu_that_hangs_and_one_that_is_busy_are_named_and_the_rest_is_told(l
     busy = lab.start("socat", "-", f"UNIX-CONNECT:{path}", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert busy.stdout is not None
     assert "QMP" in busy.stdout.readline()
-    found = info(lab, gather=["guests", "taps"], timeout=0.5)
+    found = info(lab, gather=["guests", "taps"], timeout=5)
     assert {guest["name"]: guest["state"] for guest in found["guests"]} == {
         "vm-a": "unknown",
         "vm-p": "paused",

@@ -83,7 +83,7 @@ def test_units_run_under_a_systemd_of_its_own(system: SystemHost) -> None:
     timer = ("--unit=probe", "--on-active=0.01", "--timer-property=AccuracySec=1ms")
     system.run("systemd-run", *timer, "touch", "/run/probe")
     await_condition(lambda: system.run("test", "-e", "/run/probe", check=False).returncode == 0, "the timer's unit")
-    assert "probe.service" in system.out("journalctl", "--no-pager", "-u", "probe.service")
+    await_condition(lambda: "probe.service" in system.journal("-u", "probe.service"), "the journal to tell of it")
 
 
 def test_a_module_runs_on_it_with_the_libraries_of_debian(system: SystemHost) -> None:

@@ -120,7 +120,7 @@ def reaches(host: SystemHost, address: str) -> bool:
 
 def ask(host: SystemHost, command: str) -> str:
     """Run a command in the Debian guest, over SSH from its host."""
-    ssh = ["ssh", "-i", "/root/key", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "ConnectTimeout=5"]
+    ssh = ["ssh", "-i", "/root/key", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=no", "-o", "ConnectTimeout=60"]
     return host.run(*ssh, "-o", "UserKnownHostsFile=/dev/null", "ada@10.97.0.50", command, check=False).stdout.strip()
 
 
@@ -150,7 +150,7 @@ def test_after_a_reboot_everything_is_back(
         )
         with host:
             assert provision(host, variables, tmp_path)
-            assert ask(host, "hostname; id -un") == "web\nada"
+            await_condition(lambda: ask(host, "hostname; id -un") == "web\nada", "the Debian guest", BOOT)
             before = network(host)
             assert provision(host, variables, tmp_path) == 0
 

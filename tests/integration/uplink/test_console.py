@@ -25,7 +25,7 @@ def host(interpreter: str, python_path: pathlib.Path) -> t.Iterator[Host]:
 @pytest.mark.one_interpreter
 def test_the_dead_man_is_one_file_that_can_be_run_again_by_hand(host: Host) -> None:
     before = state(host)
-    name = begin(host, confirm_timeout=5)["pending"]["transaction"]
+    name = begin(host, confirm_timeout=15)["pending"]["transaction"]
     shown = json.loads(host.out("sh", "-c", f"cat {DIRECTORY}/*/phase"))
     assert shown["name"] == "moved"
     pid, _started = host.out("cat", f"{DIRECTORY}/{name}/armed").split()

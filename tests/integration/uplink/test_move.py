@@ -103,7 +103,7 @@ def test_there_and_back_is_as_before(messy: Host) -> None:
 
 def test_what_is_not_confirmed_goes_back_by_itself(messy: Host) -> None:
     before = state(messy)
-    pending = begin(messy, confirm_timeout=5, accept_risk=True)["pending"]
+    pending = begin(messy, confirm_timeout=10, accept_risk=True)["pending"]
     assert phase(messy, pending["transaction"]) == "moved"
     assert messy.addresses("eth0") == []
     await_phase(messy, pending["transaction"], "rolled back")
@@ -115,7 +115,7 @@ def test_what_is_not_confirmed_goes_back_by_itself(messy: Host) -> None:
 
 
 def test_what_is_confirmed_stays(plain: Host) -> None:
-    pending = begin(plain, confirm_timeout=5)
+    pending = begin(plain)
     assert confirm(plain, pending)["changed"]
     transaction = pending["pending"]["transaction"]
     # The dead-man looks every tenth of a second, and has nothing more to do.
@@ -185,7 +185,7 @@ def test_a_bridge_that_is_there_gets_the_cards_mac_address_and_its_own_again(pla
     own = "52:54:00:00:00:77"
     plain.run("sh", "-c", f"ip link add br0 address {own} type bridge; ip link set br0 up; ip link set eth0 master br0")
     card = (plain.link("eth0") or {})["address"]
-    pending = begin(plain, confirm_timeout=5)
+    pending = begin(plain, confirm_timeout=10)
     assert (plain.link("br0") or {})["address"] == card
     await_phase(plain, pending["pending"]["transaction"], "rolled back")
     assert (plain.link("br0") or {})["address"] == own

@@ -216,14 +216,14 @@ def test_the_card_is_as_it_was_when_nobody_confirms(python_path: pathlib.Path, l
     with started(python_path, lan, STATIC) as host:
         host.run("ip", "-6", "route", "add", "2001:db8:9::/64", "via", GATEWAY6, "dev", "eth0")
         before = layer3(host, "eth0")
-        pending = begin(host, persistent=True, confirm_timeout=5)["pending"]["transaction"]
+        pending = begin(host, persistent=True, confirm_timeout=10)["pending"]["transaction"]
         assert layer3(host, "br0") == before
         assert active(host) == {"br0": "br0", "eth0": "br0-eth0"}
         unit = f"labspan-uplink-{pending}.service"
         await_condition(
             lambda: host.run("systemctl", "is-active", unit, check=False).returncode != 0, "the dead-man to be done"
         )
-        assert active(host) == {"eth0": "uplink"}
+        await_condition(lambda: active(host) == {"eth0": "uplink"}, "NetworkManager to have the card again")
         await_addresses(host, "eth0")
         assert layer3(host, "eth0") == before
         assert host.link("br0") is None

@@ -155,7 +155,8 @@ def test_a_firewall_that_thinks_of_the_card_takes_the_host_back(remote: Remote, 
     result = played.uplink()
     assert played.code == 2, played.output
     assert (result["end"], result["changed"]) == ("failed", False)
-    assert result["msg"].startswith("rolled back: no new connection got through within 5 seconds"), result
+    # By a connection that got through to what was there before, or by none.
+    assert result["msg"].startswith("rolled back"), result
     assert "was not confirmed over a new connection within 5 seconds" in result["msg"]
     assert not played.went_on()
     assert remote.door.open()
@@ -170,7 +171,9 @@ def test_a_connection_that_dies_in_the_move_is_replaced(remote: Remote, tmp_path
 
     def cut() -> None:
         await_condition(lambda: remote.host.addresses("br0") != [], "the move", timeout=TIMEOUT)
-        moved.append(_kill_sessions(remote.host))
+        # Ansible may be between two logins.
+        await_condition(lambda: _kill_sessions(remote.host), "a session")
+        moved.append(True)
 
     cutter = threading.Thread(target=cut)
     cutter.start()
@@ -196,8 +199,8 @@ def test_the_play_stops_at_the_host_that_cannot_come_back(
         assert played.code == 2, played.output
         assert (played.uplink("h1")["changed"], played.uplink("h1")["phase"]) == (True, "confirmed")
         assert played.went_on("h1")
-        assert played.uplink("h2")["msg"].startswith("rolled back: ")
-        assert "rolled back: " in played.output
+        assert played.uplink("h2")["msg"].startswith("rolled back")
+        assert "rolled back" in played.output
         assert {task["host"] for task in played.tasks} == {"h1", "h2"}
         assert where(fleet["h1"].host) == ON_BRIDGE
         assert {name: state(fleet[name].host) == before[name] for name in ("h2", "h3")} == {"h2": True, "h3": True}
