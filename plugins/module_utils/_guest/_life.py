@@ -256,20 +256,27 @@ def end(stops: t.Sequence[tuple[Stop, Process]]) -> dict[str, str]:
         if stop.force:
             means[stop.guest] = SIGKILL
             _process.send(process, signal.SIGKILL)
-    left = _still_there([(stop, process) for stop, process in left if stop.force], _TERM_PATIENCE) + [
-        (stop, process) for stop, process in left if not stop.force
-    ]
+    killed = _still_there([(stop, process) for stop, process in left if stop.force], _TERM_PATIENCE)
+    left = [(stop, process) for stop, process in left if not stop.force]
     ended = [stop for stop, process in stops if not process.alive]
     for stop in ended:
         means.setdefault(stop.guest, POWERDOWN)
         _store.clear_runtime(Places(stop.guest))
-    if left:
-        names = ", ".join(f"{stop.guest} (pid {process.pid})" for stop, process in left)
+    if killed:
         raise SystemFailure(
-            f"did not end within {_TERM_PATIENCE:g} seconds after SIGTERM: {names}. Nothing harder was done; force: "
-            "true allows SIGKILL, which loses what QEMU has not written to the disks yet."
+            f"did not end within {_TERM_PATIENCE:g} seconds after SIGKILL: {_named(killed)}. The kernel ends them when "
+            "what they write at the moment is written; until then they hold their disks."
+        )
+    if left:
+        raise SystemFailure(
+            f"did not end within {_TERM_PATIENCE:g} seconds after SIGTERM: {_named(left)}. Nothing harder was done; "
+            "force: true allows SIGKILL, which loses what QEMU has not written to the disks yet."
         )
     return means
+
+
+def _named(pairs: t.Iterable[tuple[Stop, Process]]) -> str:
+    return ", ".join(f"{stop.guest} (pid {process.pid})" for stop, process in pairs)
 
 
 def _power_down(stops: list[tuple[Stop, Process]]) -> list[tuple[Stop, Process]]:

@@ -26,7 +26,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._process import Proc
 #: How long the journal of a busy host may take to hear of what QEMU said.
 _JOURNAL_TIMEOUT = 2.0
 
-#: Starting, ending, or started since nobody was found.
+#: Starting, ending, or started since nobody was found; what was killed and does not end is active, too.
 _ON_THE_WAY = ("activating", "deactivating", "active")
 
 _WANTS = f"{_units.UNITS}/multi-user.target.wants"
@@ -151,10 +151,12 @@ def prune(names: t.Iterable[str]) -> None:
 def start(held_back: t.Mapping[str, bool]) -> dict[str, Process]:
     """Start the guests, all at once; those that are held back do not run before they are told to."""
     units = [_units.unit(name) for name in held_back]
+    states = _systemd.shows(units, "ActiveState")
     for name, waits in held_back.items():
         places = Places(name)
         _store.make_state_directory(places)
-        _store.clear_runtime(places)
+        if states[_units.unit(name)].get("ActiveState") != "active":  # else systemd was faster, and those are in use
+            _store.clear_runtime(places)
         text = f"{_units.START_VARIABLE}={_argv.PAUSED}\n" if waits else None
         _files.put(_units.START_FILE % name, text)
     try:

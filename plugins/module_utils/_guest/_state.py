@@ -99,7 +99,7 @@ class GuestState:
     troubles: tuple[_blocks.Trouble, ...] = ()
     """Why QEMU paused it by itself."""
     coming_back: bool = False
-    """There is no process, and systemd is about to start one again."""
+    """No process was found, and systemd starts one, has started it since, or still ends the last one."""
     tpm_state: bool = False
     """Whether there is a directory with what its TPM keeps."""
     attached: t.Optional[frozenset[str]] = None

@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import time
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _foresight, _process, _whole_files
@@ -161,25 +162,37 @@ def clear_runtime(places: Places) -> None:
 class Processes:
     """The QEMU processes of this network namespace; all processes are gone through once, and only if needed."""
 
-    def __init__(self, listed: t.Callable[[], t.Iterable[tuple[Process, list[str]]]] = _process.here) -> None:
+    def __init__(
+        self,
+        listed: t.Callable[[], t.Iterable[tuple[Process, list[str]]]] = _process.here,
+        *,
+        patience: float = LAST_WRITE,
+    ) -> None:
         self._listed = listed
+        self._deadline = time.monotonic() + patience
         self._all: t.Optional[list[tuple[Process, list[str]]]] = None
 
     def find(self, name: str) -> t.Optional[Process]:
         """The guest's process: the one of the pid file, else the one that has its name on the command line.
 
-        One that was killed is waited for: what holds the disks is not taken for gone.
+        One that was killed is waited for, and one that does not end is still the guest's: it holds the disks.
         """
         recorded = _process.read_pid_file(Places(name).pid_file)
-        if recorded is not None:
-            argv = recorded.argv()
-            if _argv.is_guest(argv, name):
-                return recorded
-            if not argv:  # killed: it has no memory any more, but holds its disks until its last write has ended
-                _process.wait_gone([recorded], LAST_WRITE)
+        if recorded is not None and self._is_guest(recorded, name):
+            return recorded
         if self._all is None:
             self._all = list(self._listed())
         return next((process for process, argv in self._all if _argv.is_guest(argv, name)), None)
+
+    def _is_guest(self, recorded: Process, name: str) -> bool:
+        argv = recorded.argv()
+        # Without a command line it is about to start, or was killed and holds its disks until its last write is done.
+        while not argv and recorded.alive:
+            if time.monotonic() > self._deadline:
+                return True
+            _process.wait_gone([recorded], 0.05)
+            argv = recorded.argv()
+        return _argv.is_guest(argv, name)
 
 
 def read_state(name: str, disk_paths: t.Iterable[str], processes: Processes) -> GuestState:

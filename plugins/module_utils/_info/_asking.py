@@ -36,7 +36,7 @@ _AGENT = "agent"
 
 def defined(processes: t.Callable[[], Processes]) -> dict[str, Guest]:
     """The guests that there is a definition or a process of."""
-    finder = _store.Processes(processes)
+    finder = _store.Processes(processes, patience=0)
     as_root = os.geteuid() == 0
     found = {}
     for name in sorted({*_places.known_guests(), *_running()}):
