@@ -57,9 +57,10 @@ def main() -> None:
         process = _process.identify(os.getpid())
         if process is not None:
             _process.write_pid_file(transaction.file(ARMED), process)
-        transaction.read()  # over and forgotten meanwhile, it has no place for that file
+        transaction.read()  # when it is over and forgotten meanwhile, that file has no place
     except FileNotFoundError:  # it was over before this process, started again, could see it
-        transaction.forget()
+        with contextlib.suppress(OSError):
+            os.unlink(transaction.file(ARMED))
         return
     reason = _watch(transaction, journal, end)
     if reason:

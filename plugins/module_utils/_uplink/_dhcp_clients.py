@@ -147,10 +147,11 @@ def running(interface: str) -> list[Client]:
     """The clients of this network namespace that run the interface, or that run all interfaces."""
     found = [parse(argv, process.pid) for process, argv in _process.here()]
     serving = [client for client in found if client and (interface in client.interfaces or not client.interfaces)]
-    # Between its fork and the start of its script a client is there twice.
+    # Between its fork and the start of its script, which is soon over, a client is there twice.
+    parents = {client.pid: _process.parent_of(client.pid) for client in serving}
     words = {client.pid: client.argv for client in serving}
-    alone = [client for client in serving if words.get(_process.parent_of(client.pid)) != client.argv]
-    return sorted(alone, key=lambda client: client.pid)
+    alone = [client for client in serving if words.get(parents[client.pid]) != client.argv]
+    return sorted((client for client in alone if _process.identify(client.pid)), key=lambda client: client.pid)
 
 
 class Clients:

@@ -9,6 +9,7 @@ import dataclasses
 import typing as t
 
 import pytest
+from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _dhcp_clients
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._dhcp_clients import Client, Clients, Lease, parse
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._manager import Move
@@ -105,6 +106,18 @@ def test_half_a_lease_at_the_end_is_left_out() -> None:
 )
 def test_the_newest_lease_of_the_interface_counts(text: str, wanted: t.Optional[Lease]) -> None:
     assert _dhcp_clients.read_lease(text, "br0") == wanted
+
+
+def test_a_client_that_is_about_to_start_its_script_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ("dhclient", "eth0")
+    # 700 has forked twice: one is about to start the script, the other one has been it.
+    listed = [(_process.Process(pid, 1), list(line)) for pid in (700, 711, 712, 800)]
+    parents = {700: 1, 711: 700, 712: 0, 800: 1}
+    monkeypatch.setattr(_process, "here", lambda: iter(listed))
+    monkeypatch.setattr(_process, "parent_of", parents.__getitem__)
+    monkeypatch.setattr(_process, "identify", lambda pid: None if pid == 712 else _process.Process(pid, 1))
+    # The twin: one that somebody else has started is a second client.
+    assert [client.pid for client in _dhcp_clients.running("eth0")] == [700, 800]
 
 
 class Host:
