@@ -192,7 +192,7 @@ await_monitor() {
     tries=0
     until awk -v pid="$1" '$2 == 12 && $3 == pid && $4 !~ /^0*$/ { ok = 1 } END { exit !ok }' /proc/net/netlink; do
         tries=$((tries + 1))
-        if [ "$tries" -ge 600 ] || ! kill -0 "$1"; then break; fi
+        if [ "$tries" -ge 600 ] || ! kill -0 "$1" 2>/dev/null; then break; fi
         sleep 0.1
     done
 }

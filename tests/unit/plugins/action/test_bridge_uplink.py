@@ -582,7 +582,7 @@ def test_the_tasks_own_timeout_goes_on_counting() -> None:
     handler = signal.signal(signal.SIGALRM, over)
     try:
         with pytest.raises(TaskOver):  # noqa: PT012  # it may come as soon as the timer is set
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
             with action._limit(5):
                 time.sleep(5)
         signal.setitimer(signal.ITIMER_REAL, 50)
