@@ -143,6 +143,7 @@ def test_a_crash_is_followed_by_a_start_and_a_power_off_is_not(host: SystemHost,
     host.converge("qemu_guest", {"name": "phoenix", "state": "absent"})
 
 
+@pytest.mark.slow
 def test_what_is_plugged_in_is_there_after_a_crash(host: SystemHost, tiny: dict[str, t.Any]) -> None:
     host.converge("qemu_guest", {"name": "grown", **tiny})
     host.run("ip", "link", "add", "grbr", "type", "bridge")
