@@ -432,6 +432,15 @@ def finish_module(process: subprocess.Popen[str], timeout: float = TIMEOUT) -> R
         raise AssertionError(f"the module ended with {process.returncode} and no result: {errors}{output}") from None
 
 
+# Whoever asks for one interface has the kernel tell of its carrier before it answers; asked for all, it does not.
+_SETTLED = """
+ip -o link show | sed 's/^[0-9]*: \\([^:@]*\\)[:@].*/link show dev \\1/' | ip -force -batch - >/dev/null 2>&1
+ip -j addr show
+echo @@@
+grep -s ^0 /proc/sys/net/ipv6/conf/*/disable_ipv6
+"""
+
+
 def settle(run: t.Callable[..., subprocess.CompletedProcess[str]]) -> None:
     """Wait until the kernel of a host, on which C(run) runs commands, has nothing more to say about what was done.
 
@@ -441,8 +450,7 @@ def settle(run: t.Callable[..., subprocess.CompletedProcess[str]]) -> None:
     patience = time.monotonic() + 3
 
     def settled() -> bool:
-        script = "ip -j addr show; echo @@@; grep -s ^0 /proc/sys/net/ipv6/conf/*/disable_ipv6"
-        shown, _marker, ipv6 = run("sh", "-c", script, check=False).stdout.partition("@@@\n")
+        shown, _marker, ipv6 = run("sh", "-c", _SETTLED, check=False).stdout.partition("@@@\n")
         for link in json.loads(shown):
             flags, addresses = link.get("flags", ()), link.get("addr_info", ())
             if "UP" not in flags or "LOOPBACK" in flags:
