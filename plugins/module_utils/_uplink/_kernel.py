@@ -214,8 +214,8 @@ def _tentative(interfaces: t.Container[str]) -> bool:
     except FileNotFoundError:
         return False
     # An address that somebody else has stays tentative.
-    awaited = (_IFA_F_TENTATIVE, _IFA_F_TENTATIVE | _IFA_F_DADFAILED)
-    return any(row[5] in interfaces and int(row[4], 16) & awaited[1] == awaited[0] for row in rows)
+    looked_at = _IFA_F_TENTATIVE | _IFA_F_DADFAILED
+    return any(row[5] in interfaces and int(row[4], 16) & looked_at == _IFA_F_TENTATIVE for row in rows)
 
 
 def set_link(
