@@ -41,16 +41,18 @@ def daemons() -> list[_process.Process]:
 
 
 def test_a_daemon_is_started_once_however_often_the_way_back_is_gone(tmp_path: pathlib.Path) -> None:
-    work = tmp_path / "work"
-    work.write_text("sleep 600 & wait\n", encoding="utf-8")
-    daemon = KeepDaemon(("sh", "-c", f"setsid sh {work} {INTERFACE} > /dev/null 2>&1 &"), "sh", INTERFACE)
+    # Like a DHCP client it goes into the background by a fork alone: its command line is there from its first moment.
+    work, never = tmp_path / "work", tmp_path / "never"
+    os.mkfifo(never)
+    work.write_text(f"(read word < {never}) > /dev/null 2>&1 &\n", encoding="utf-8")
+    daemon = KeepDaemon(("sh", str(work), INTERFACE), "sh", INTERFACE)
     try:
         daemon.perform()
         (first,) = daemons()
         daemon.perform()
         assert daemons() == [first]
     finally:
-        for process in [each for leader in daemons() for each in _process.of_session(leader.pid)]:
+        for process in daemons():
             _process.send(process, signal.SIGKILL)
     assert _steps.from_json(_steps.to_json(daemon)) == daemon
 
