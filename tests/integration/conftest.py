@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import typing as t
@@ -44,6 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "one_interpreter: does not depend on the libraries of the managed host")
     config.addinivalue_line("markers", "long: takes minutes, and is begun first: nobody waits for it at the end")
     config.addinivalue_line("markers", "slow: a long sweep, which `make test-all` runs and `make test` leaves out")
+    # Drawn once, before there are workers: each of them has to collect the same tests.
+    os.environ.setdefault("LABSPAN_SEED", str(random.randrange(1 << 32)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,7 +24,7 @@ from support.system_host import SystemHost, needs_system_host
 pytestmark = [needs_system_host, pytest.mark.slow, pytest.mark.one_interpreter]
 
 CUTS = int(os.environ.get("LABSPAN_POWER_CUTS", "6"))
-SEED = int(os.environ.get("LABSPAN_SEED", "0")) or random.randrange(1, 1 << 32)
+SEED = os.environ["LABSPAN_SEED"]
 _SHARES = random.Random(SEED)
 
 _NETWORK = "[Match]\nName=uplink0\n[Network]\nAddress=192.0.2.10/24\nGateway=192.0.2.1\n"

@@ -23,7 +23,7 @@ from support.vm_host import VmHost, needs_vm_host
 pytestmark = [needs_vm_host, pytest.mark.slow, pytest.mark.one_interpreter]
 
 CUTS = int(os.environ.get("LABSPAN_POWER_CUTS", "3"))
-SEED = int(os.environ.get("LABSPAN_SEED", "0")) or random.randrange(1, 1 << 32)
+SEED = os.environ["LABSPAN_SEED"]
 _SHARES = random.Random(SEED)
 
 _WHOLE: list[Whole] = []
