@@ -186,7 +186,7 @@ def test_the_documented_requirements_are_those_that_the_gate_asks_for() -> None:
     assert "python-iptables" in documented
 
 
-@pytest.mark.parametrize("path", [*PLUGINS.rglob("*.py"), *(ROOT / "roles").rglob("*.py")], ids=_name)
+@pytest.mark.parametrize("path", sorted([*PLUGINS.rglob("*.py"), *(ROOT / "roles").rglob("*.py")]), ids=_name)
 def test_code_on_managed_hosts_and_controllers_reads_annotations_late(path: pathlib.Path) -> None:
     assert not _tree(path).body or "__future__.annotations" in _imports(_tree(path))
 

@@ -29,8 +29,8 @@ UPLINK = "[Match]\nName=eth0\n\n[Network]\nAddress=10.77.0.5/24\nGateway=10.77.0
 
 ROLES = ["labspan.vmnet.private", "labspan.vmnet.routed", "labspan.vmnet.nat"]
 
-#: Without a mount point for it, a boot of the Debian takes a minute on a busy machine.
-BOOT = 300.0
+#: A boot of the Debian takes a minute, and several on a machine that is busy with other tests.
+BOOT = 900.0
 
 
 def tiny(name: str, address: str) -> dict[str, t.Any]:

@@ -155,8 +155,8 @@ def test_a_writer_that_is_killed_leaves_the_old_file_and_the_next_one_cleans_up(
 
 def test_what_is_left_of_an_earlier_boot_goes_and_what_lives_or_is_not_ours_stays(place: pathlib.Path) -> None:
     this_boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    ours = f".file.labspan-{this_boot}-{os.getppid()}"
-    for name in (ours, f".file.labspan-00000000-{os.getppid()}", ".file.labspan", "file.labspan-00000000-1"):
+    ours = f".file.labspan-{this_boot}-{os.getpid()}"
+    for name in (ours, f".file.labspan-00000000-{os.getpid()}", ".file.labspan", "file.labspan-00000000-1"):
         (place / name).touch()
 
     assert _whole_files.remove(str(place / "file"))

@@ -167,7 +167,9 @@ def test_ip_takes_every_line(tmp_path: t.Any) -> None:
     ]
     path = tmp_path / "links"
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    done = subprocess.run(["unshare", "--net", "ip", "-batch", str(path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["unshare", "--net", "env", "LC_ALL=C", "ip", "-batch", str(path)], capture_output=True, text=True, check=False
+    )
     if "Operation not permitted" in done.stderr:
         pytest.skip("EPERM: no network namespace can be made here")
     assert (done.returncode, done.stderr) == (0, "")

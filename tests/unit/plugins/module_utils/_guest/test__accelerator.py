@@ -90,5 +90,5 @@ def test_the_trial_runs_in_emulation() -> None:
         disk.flush()
         argv = _accelerator._trial(program, "x86_64", disk.name)
         argv[argv.index("kvm")], argv[argv.index("host")] = "tcg", "max"
-        done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+        done = subprocess.run(argv, capture_output=True, timeout=300, check=False)
     assert done.returncode == _accelerator._SIGN_OF_LIFE

@@ -151,9 +151,9 @@ def test_an_ssh_server_is_known_by_its_first_line(
 
 
 def test_a_closed_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setattr(_waiting, "SSH_PORT", server.getsockname()[1])
-    with _waiting.Doors() as doors:
+    with socket.socket() as deaf, _waiting.Doors() as doors:
+        deaf.bind(("127.0.0.1", 0))  # nobody else can listen there
+        monkeypatch.setattr(_waiting, "SSH_PORT", deaf.getsockname()[1])
         for _round in range(2):
             said = doors.listen(["127.0.0.1"], timeout=20)
             assert said == {"127.0.0.1": "cannot be reached (Connection refused)"}

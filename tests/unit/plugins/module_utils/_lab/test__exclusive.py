@@ -27,6 +27,7 @@ def link(name: str, owner: str = "", master: t.Optional[str] = None, **info: t.A
 @pytest.fixture(autouse=True)
 def no_guests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_exclusive, "defined_guests", list)
+    monkeypatch.setattr(_exclusive, "former_guests", list)
 
 
 def traces(*links: Link, sections: t.Iterable[tuple[str, str]] = ()) -> Traces:

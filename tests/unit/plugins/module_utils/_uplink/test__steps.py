@@ -10,6 +10,7 @@ import pathlib
 import signal
 import subprocess
 import threading
+import time
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
@@ -26,7 +27,8 @@ def test_what_a_daemon_has_started_finishes_before_its_end_is_over(tmp_path: pat
     argv = ("sh", "-c", f"sh {work} & wait")
     daemon = subprocess.Popen(argv, start_new_session=True)
     while not any(process.argv() == ["sh", str(work)] for process in _process.of_session(daemon.pid)):
-        pass
+        assert daemon.poll() is None
+        time.sleep(0.01)
     threading.Timer(0.2, gate.touch).start()
     reaper = threading.Thread(target=daemon.wait)
     reaper.start()
@@ -52,8 +54,10 @@ def test_a_daemon_is_started_once_however_often_the_way_back_is_gone(tmp_path: p
         daemon.perform()
         assert daemons() == [first]
     finally:
-        for process in daemons():
+        running = daemons()
+        for process in running:
             _process.send(process, signal.SIGKILL)
+        assert not _process.wait_gone(running, 60)
     assert _steps.from_json(_steps.to_json(daemon)) == daemon
 
 
