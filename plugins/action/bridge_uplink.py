@@ -59,6 +59,8 @@ _BY_ITSELF = "-o ControlMaster=no -o ControlPath=none -o ServerAliveInterval=2 -
 
 Result = t.Dict[str, t.Any]
 
+_Answer = t.TypeVar("_Answer")
+
 display = Display()
 
 
@@ -244,8 +246,7 @@ class ActionModule(ActionBase):
     def _ask(self, step: str, patience: float) -> Result:
         """What the module answers, whatever it is; raises when it is not the module that answers."""
         try:
-            with _limit(patience):
-                answer = self._execute(step)
+            answer = _within(patience, lambda: self._execute(step))
         except OutOfTime:
             raise NoAnswer(f"no answer within {patience:.0f} seconds") from None
         except AnsibleAuthenticationFailure as error:
@@ -286,8 +287,7 @@ class ActionModule(ActionBase):
     def _reset(self) -> None:
         """Part with the connection; the next command makes a new one."""
         try:
-            with _limit(STEP_PATIENCE):
-                self._connection.reset()
+            _within(STEP_PATIENCE, self._connection.reset)
         except (OutOfTime, Exception) as error:  # pylint: disable=broad-except  # the next command tells what is wrong
             display.vv(f"the connection could not be reset: {error}", host=self._host())
 
@@ -343,23 +343,32 @@ class _Options:
             return False
 
 
-@contextlib.contextmanager
-def _limit(seconds: float) -> t.Iterator[None]:
-    """Raise OutOfTime when the block takes longer; the task's own C(timeout) goes on counting meanwhile."""
+def _within(seconds: float, work: t.Callable[[], _Answer]) -> _Answer:
+    """What the work returns; raises OutOfTime when it takes longer.
+
+    The task's own C(timeout) goes on counting meanwhile, and does so afterwards wherever the alarm came. No context
+    manager: an alarm in its own first or last steps would leave what it holds as it is.
+    """
     left = signal.getitimer(signal.ITIMER_REAL)[0]
     if threading.current_thread() is not threading.main_thread() or 0 < left <= seconds:
-        yield
-        return
+        return work()
+    armed = False
 
     def ring(_signal: int, _frame: t.Any) -> None:
-        raise OutOfTime
+        if armed:
+            raise OutOfTime
 
     began = time.monotonic()
     handler = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
-        yield
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+            return work()
+        finally:
+            armed = False
     finally:
+        # Here it has rung, which it does once, or is not heard any more.
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
         if left:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 import typing as t
 
 from ansible_collections.labspan.vmnet.plugins.module_utils import _deps, _process, _whole_files
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
-from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account
+from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account, Process
 from ansible_collections.labspan.vmnet.plugins.module_utils._systemd import UNITS
 
 if t.TYPE_CHECKING:  # pragma: no cover
@@ -31,6 +32,9 @@ _FILES = ("tpm2-00.permall", "tpm2-00.volatilestate", ".lock")
 _PATIENCE = 5.0
 
 _LISTENER = 3
+
+#: The number of the kernel's thread that starts its others.
+_KTHREADD = 2
 
 # The kinds of TPM that QEMU has, by architecture: memory-mapped ones, since there need be no ISA bus.
 _DEVICES = {"x86_64": "tpm-crb", "i386": "tpm-crb", "aarch64": "tpm-tis-device", "arm": "tpm-tis-device"}
@@ -88,13 +92,30 @@ def end(places: Places) -> None:
     """See swtpm gone after QEMU, so that the next one finds the directory free."""
     process = _process.read_pid_file(places.tpm_pid_file)
     # Under systemd the directory is the account's, which could name any process there.
-    if process is not None and _state_words(places) not in process.argv():
+    if process is not None and _state_words(places) not in _words_of(process):
         process = None
     if process is not None and _process.wait_gone([process], _PATIENCE):
         _process.end(process, timeout=_PATIENCE, force=True)
     for path in (places.tpm_socket, places.tpm_pid_file):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             os.unlink(path)
+
+
+def _words_of(process: Process) -> list[str]:
+    """Its command line; empty when it is gone, or has none for as long as swtpm may take to end."""
+    deadline = time.monotonic() + _PATIENCE
+    argv = process.argv()
+    # Without one it is about to start, or ends: its memory goes first, and its files are open and locked until later.
+    while not argv and not _is_of_kernel(process) and time.monotonic() < deadline:
+        if not _process.wait_gone([process], 0.05):
+            break
+        argv = process.argv()
+    return argv
+
+
+def _is_of_kernel(process: Process) -> bool:
+    """Whether it is a thread of the kernel, which never has a command line."""
+    return _process.parent_of(process.pid) == _KTHREADD
 
 
 def prepare(places: Places, account: Account) -> None:

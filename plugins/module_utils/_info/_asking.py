@@ -62,10 +62,10 @@ def ask(
 ) -> dict[str, Guest]:
     """The guests with what their QEMUs, and their agents, say within the seconds."""
     answers: dict[str, dict[str, t.Any]] = {name: {} for name, guest in guests.items() if guest.process is not None}
+    with_agent = {name for name in answers if agent and _has_agent(guests[name])}
     threads = []
     for name, answer in answers.items():
-        with_agent = agent and _has_agent(guests[name])
-        thread = threading.Thread(target=_converse, args=(name, answer, with_agent, timeout), daemon=True)
+        thread = threading.Thread(target=_converse, args=(name, answer, name in with_agent, timeout), daemon=True)
         thread.start()
         threads.append(thread)
     # A guest that makes each answer as late as it can is no reason to wait several times.
@@ -75,11 +75,13 @@ def ask(
     told = dict(guests)
     for name, answer in answers.items():
         answer = dict(answer)  # a late thread may still write to the other one
-        said = answer.get("error")
+        said, silence = answer.get("error"), f"no answer within {timeout:g} seconds."
         if "run_state" not in answer:
-            warn(f"guests: the state of guest {name} is not known: {said or f'no answer within {timeout:g} seconds.'}")
+            warn(f"guests: the state of guest {name} is not known: {said or silence}")
         elif said:
             warn(f"guests: {said}")
+        elif name in with_agent and "told" not in answer:
+            warn(f"guests: the addresses in guest {name} are not known: {silence}")
         run_state, addresses = answer.get("run_state", UNKNOWN), answer.get("told", {})
         told[name] = dataclasses.replace(guests[name], run_state=run_state, told=addresses)
     return told

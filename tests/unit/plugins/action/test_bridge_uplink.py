@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
+import sys
 import time
 import types
 import typing as t
@@ -561,35 +563,97 @@ def test_both_halves_warnings_are_told(task: Make) -> None:
 # The clock of the real time
 
 
-def test_a_block_that_takes_too_long_is_left() -> None:
+class TaskOver(BaseException):
+    """What Ansible's own handler raises when the task's C(timeout) is over."""
+
+
+def over(_signal: int, _frame: t.Any) -> None:
+    raise TaskOver
+
+
+@pytest.fixture
+def timed() -> t.Iterator[None]:
+    """A task with a timeout of its own."""
+    handler = signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, 500)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler)
+
+
+def is_still_timed() -> bool:
+    return signal.getsignal(signal.SIGALRM) is over and 400 < signal.getitimer(signal.ITIMER_REAL)[0] < 500
+
+
+def test_work_that_takes_too_long_is_left() -> None:
     handler = signal.getsignal(signal.SIGALRM)
-    with pytest.raises(action.OutOfTime), action._limit(0.01):
-        time.sleep(5)
+    with pytest.raises(action.OutOfTime):
+        action._within(0.01, lambda: time.sleep(5))
     assert signal.getsignal(signal.SIGALRM) == handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-    with action._limit(0.5):
-        pass
+    assert action._within(60, lambda: "done") == "done"
+    assert signal.getsignal(signal.SIGALRM) == handler
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
+@pytest.mark.usefixtures("timed")
 def test_the_tasks_own_timeout_goes_on_counting() -> None:
-    class TaskOver(BaseException):
-        pass
+    with pytest.raises(action.OutOfTime):
+        action._within(0.01, lambda: time.sleep(5))
+    assert is_still_timed()
+    with pytest.raises(TaskOver):  # noqa: PT012  # it may come as soon as the timer is set
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        action._within(5, lambda: time.sleep(5))
 
-    def over(_signal: int, _frame: t.Any) -> None:
-        raise TaskOver
 
-    handler = signal.signal(signal.SIGALRM, over)
+@pytest.mark.usefixtures("timed")
+def test_an_alarm_before_the_work_has_begun_is_as_good_as_a_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_timer = signal.setitimer
+
+    def slowly(which: int, seconds: float) -> None:
+        set_timer(which, seconds)
+        time.sleep(0.05)
+
+    monkeypatch.setattr(signal, "setitimer", slowly)
+    with pytest.raises(action.OutOfTime):
+        action._within(0.01, lambda: pytest.fail("there is no time left"))
+    assert is_still_timed()
+
+
+@pytest.mark.usefixtures("timed")
+def test_an_alarm_may_come_at_any_step() -> None:
+    """At every instruction between the two at which the handler is changed."""
+    outcomes: list[str] = []
+    while not outcomes or outcomes[-1] != "no alarm":
+        outcomes.append(outcome_with_alarm_at(len(outcomes)))
+        assert is_still_timed(), f"after the alarm at step {len(outcomes) - 1}: {outcomes[-1]}"
+    # It is not heard any more at the first and the last of them.
+    assert outcomes[0] == outcomes[-2] == "done"
+    assert outcomes.count("out of time") > 5
+
+
+def outcome_with_alarm_at(number: int) -> str:
+    """How the work ends when this instruction under the handler of the plugin's own is the one that the alarm meets."""
+    seen = itertools.count()
+    outcome = "no alarm"
+
+    def watch(frame: types.FrameType, event: str, _argument: t.Any) -> t.Any:
+        nonlocal outcome
+        if frame.f_code is not action._within.__code__:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and signal.getsignal(signal.SIGALRM) is not over and next(seen) == number:
+            outcome = "done"
+            signal.raise_signal(signal.SIGALRM)
+        return watch
+
+    tracer = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for it on the way into settrace
+    sys.settrace(watch)
     try:
-        with pytest.raises(TaskOver):  # noqa: PT012  # it may come as soon as the timer is set
-            signal.setitimer(signal.ITIMER_REAL, 0.5)
-            with action._limit(5):
-                time.sleep(5)
-        signal.setitimer(signal.ITIMER_REAL, 50)
-        with pytest.raises(action.OutOfTime), action._limit(0.01):
-            time.sleep(5)
-        assert 45 < signal.getitimer(signal.ITIMER_REAL)[0] < 50
-        assert signal.getsignal(signal.SIGALRM) is over
+        action._within(60, lambda: None)
+    except action.OutOfTime:
+        outcome = "out of time"
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
+        sys.settrace(tracer)
+    return outcome

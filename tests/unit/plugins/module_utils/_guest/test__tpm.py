@@ -3,8 +3,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import pathlib
+import signal
 import subprocess
+import typing as t
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
@@ -12,7 +16,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._errors import Syste
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _argv, _tpm
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._places import Places
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest._spec import GuestSpec
-from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account
+from ansible_collections.labspan.vmnet.plugins.module_utils._process import Account, Process
 
 
 @pytest.mark.parametrize(
@@ -85,19 +89,76 @@ def test_no_link_leads_out_of_the_directory(places: Here, tmp_path: pathlib.Path
         _tpm.prepare(places, account)
 
 
-@pytest.mark.parametrize("ours", [True, False])
-def test_only_a_tpm_of_this_guest_is_ended(places: Here, monkeypatch: pytest.MonkeyPatch, ours: bool) -> None:
-    state = f"dir={places.tpm_state},mode=0600" if ours else "dir=/elsewhere/tpm,mode=0600"
-    sleeper = subprocess.Popen(["sleep", "60"])
-    monkeypatch.setattr(_tpm, "_PATIENCE", 0.05)
-    try:
-        process = _process.identify(sleeper.pid)
+@pytest.fixture
+def sleeper(places: Here) -> t.Iterator[Process]:
+    """A process that the pid file names."""
+    with subprocess.Popen(["sleep", "60"]) as child:
+        process = _process.identify(child.pid)
         assert process is not None
-        monkeypatch.setattr(_process.Process, "argv", lambda _self: ["swtpm", "--tpmstate", state])
         _process.write_pid_file(places.tpm_pid_file, process)
-        _tpm.end(places)
-        assert process.alive is not ours
-        assert not pathlib.Path(places.tpm_pid_file).exists()
-    finally:
-        sleeper.kill()
-        sleeper.wait()
+        yield process
+        child.kill()
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_only_a_tpm_of_this_guest_is_ended(
+    places: Here, sleeper: Process, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    monkeypatch.setattr(_tpm, "_PATIENCE", 0.05)
+    monkeypatch.setattr(Process, "argv", lambda _self: words(places if ours else Places("vm2")))
+    _tpm.end(places)
+    assert sleeper.alive is not ours
+    assert not pathlib.Path(places.tpm_pid_file).exists()
+
+
+def words(places: Places) -> list[str]:
+    return _tpm.command_line(places, "fd=3")
+
+
+def test_a_tpm_that_ends_has_no_command_line_and_is_waited_for(
+    places: Here, sleeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = itertools.count(1)
+
+    def none(_self: Process) -> list[str]:
+        if next(looks) == 3:
+            os.kill(sleeper.pid, signal.SIGKILL)
+        return []
+
+    monkeypatch.setattr(_tpm, "_PATIENCE", 60.0)
+    monkeypatch.setattr(Process, "argv", none)
+    _tpm.end(places)
+    assert not sleeper.alive
+    assert not pathlib.Path(places.tpm_pid_file).exists()
+
+
+def test_a_tpm_that_is_about_to_start_has_no_command_line_yet(
+    places: Here, sleeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([[], [], words(places)])
+    ended = []
+    monkeypatch.setattr(_tpm, "_PATIENCE", 60.0)
+    monkeypatch.setattr(Process, "argv", lambda _self: next(looks))
+    monkeypatch.setattr(_process, "wait_gone", lambda processes, _timeout: processes)
+    monkeypatch.setattr(_process, "end", lambda process, **_how: ended.append(process))
+    _tpm.end(places)
+    assert ended == [sleeper]
+
+
+def test_what_never_has_a_command_line_is_a_stranger(
+    places: Here, sleeper: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tpm, "_PATIENCE", 0.05)
+    monkeypatch.setattr(Process, "argv", lambda _self: [])
+    _tpm.end(places)
+    assert sleeper.alive
+    assert not pathlib.Path(places.tpm_pid_file).exists()
+
+
+@pytest.mark.usefixtures("sleeper")
+def test_a_thread_of_the_kernel_is_not_waited_for(places: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Process, "argv", lambda _self: [])
+    monkeypatch.setattr(_process, "parent_of", lambda _pid: _tpm._KTHREADD)
+    monkeypatch.setattr(_process, "wait_gone", lambda *_arguments: pytest.fail("it never ends"))
+    _tpm.end(places)
+    assert not pathlib.Path(places.tpm_pid_file).exists()

@@ -11,6 +11,8 @@ import json
 import pathlib
 import socket
 import threading
+import types
+import typing as t
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _places
@@ -87,11 +89,23 @@ def test_qemu_is_asked_for_the_state_and_nothing_else(tmp_path: pathlib.Path) ->
     assert qemu.heard == ["qmp_capabilities", "query-status"]
 
 
-def test_those_that_hang_are_unknown_and_named_and_the_others_are_told(tmp_path: pathlib.Path) -> None:
+def give_up_soon(monkeypatch: pytest.MonkeyPatch, function: str, *names: str) -> None:
+    """Have no patience with those that never answer; those that do may be late."""
+    ask_patiently = getattr(_asking, function)
+
+    def ask_impatiently(name: str, *arguments: t.Any) -> t.Any:
+        *others, timeout = arguments
+        return ask_patiently(name, *others, IMPATIENCE if name in names else timeout)
+
+    monkeypatch.setattr(_asking, function, ask_impatiently)
+
+
+def test_those_that_hang_are_unknown_and_named_and_the_others_are_told(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_up_soon(monkeypatch, "_converse", "hung", "stuck")
     with Qemu(tmp_path / "good"), Qemu(tmp_path / "hung", mute=True), Qemu(tmp_path / "stuck", mute=True):
-        told, warnings = ask(
-            running("good"), running("hung"), running("stuck"), running("gone"), timeout=IMPATIENCE * 5
-        )
+        told, warnings = ask(running("good"), running("hung"), running("stuck"), running("gone"))
     assert {name: one.run_state for name, one in told.items()} == {
         "good": "running",
         "hung": "unknown",
@@ -120,10 +134,37 @@ def test_agents_tell_addresses_when_they_are_asked(tmp_path: pathlib.Path) -> No
     ("manner", "said"), [("silent", "has not answered"), ("chatter", "agent"), ("", "no agent runs")]
 )
 def test_an_agent_that_does_not_answer_is_named_and_the_state_is_known(
-    tmp_path: pathlib.Path, manner: str, said: str
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, manner: str, said: str
 ) -> None:
+    give_up_soon(monkeypatch, "_ask_agent", "vm1")
     with Qemu(tmp_path / "vm1", agent=bool(manner)), FakeAgent(tmp_path / "vm1" / "agent.sock", [manner]):
-        told, warnings = ask(running("vm1", agent=True), agent=True, timeout=IMPATIENCE * 5)
+        told, warnings = ask(running("vm1", agent=True), agent=True)
     assert told["vm1"].run_state == "running"
     assert (told["vm1"].told, len(warnings)) == ({}, 1)
     assert said in warnings[0]
+
+
+@pytest.mark.parametrize("silent", ["qemu", "agent"])
+def test_those_that_are_not_waited_for_any_longer_are_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, silent: str
+) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    def wait(*_arguments: object) -> None:
+        asked.set()
+        over.wait(PATIENCE)
+
+    class Hurried(threading.Thread):
+        """Is waited for until the silent one has been asked, as if the time were over then."""
+
+        def join(self, _timeout: t.Optional[float] = None) -> None:
+            assert asked.wait(PATIENCE)
+
+    monkeypatch.setattr(_asking, "threading", types.SimpleNamespace(Thread=Hurried))
+    monkeypatch.setattr(_asking, "_converse" if silent == "qemu" else "_ask_agent", wait)
+    with Qemu(tmp_path / "vm1", agent=True):
+        told, warnings = ask(running("vm1", agent=True), agent=True, timeout=PATIENCE)
+    over.set()
+    state, what, be = ("unknown", "the state of", "is") if silent == "qemu" else ("running", "the addresses in", "are")
+    assert (told["vm1"].run_state, told["vm1"].told) == (state, {})
+    assert warnings == [f"guests: {what} guest vm1 {be} not known: no answer within 20 seconds."]
