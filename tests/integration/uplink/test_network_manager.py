@@ -83,7 +83,9 @@ def await_addresses(host: SystemHost, name: str) -> None:
     """Wait for an address and a default route of each family, and until no address is tentative any more."""
 
     def are_there() -> bool:
-        shown = host.out("ip", "-o", "address", "show", name)
+        shown = host.run("ip", "-o", "address", "show", name, check=False).stdout
+        if not shown:  # not made yet
+            return False
         routed = all(host.out("ip", family, "route", "show", "default", "dev", name) for family in ("-4", "-6"))
         families = set(re.findall(r" (inet6?) \S+ .*scope global", shown))
         return routed and families == {"inet", "inet6"} and "tentative" not in shown
