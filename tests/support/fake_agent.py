@@ -9,15 +9,17 @@ Run as a program: C(fake_agent.py SOCKET MANNER...) serves until it is ended.
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import pathlib
 import socket
 import subprocess
 import sys
 import threading
-import time
 import typing as t
 
+#: As often as the agent says of a program that it still runs.
+QUESTIONS = 3
 ADDRESSES = [
     {"name": "lo", "hardware-address": "00:00:00:00:00:00", "ip-addresses": [{"ip-address": "127.0.0.1", "prefix": 8}]},
     {
@@ -38,7 +40,7 @@ class FakeAgent:
     def __init__(self, path: pathlib.Path, manners: t.Collection[str] = ()) -> None:
         self._manners = manners
         self._frozen = False
-        self._runs: dict[int, tuple[float, dict[str, t.Any]]] = {}
+        self._runs: dict[int, tuple[t.Iterator[int], dict[str, t.Any]]] = {}
         self.asked: list[str] = []
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -126,8 +128,8 @@ class FakeAgent:
         if command == "guest-exec":
             return self._execute(arguments)
         if command == "guest-exec-status":
-            ready, answer = self._runs[arguments["pid"]]
-            return {"return": answer if time.monotonic() >= ready else {"exited": False}}
+            questions, answer = self._runs[arguments["pid"]]
+            return {"return": answer if next(questions, None) is None else {"exited": False}}
         return _error("CommandNotFound", f"The command {command} has not been found")
 
     def _execute(self, arguments: dict[str, t.Any]) -> dict[str, t.Any]:
@@ -147,8 +149,7 @@ class FakeAgent:
             if output:
                 answer[key] = base64.b64encode(output).decode()
         pid = 1000 + len(self._runs)
-        patience = 1e9 if "endless-exec" in self._manners else 0.1
-        self._runs[pid] = (time.monotonic() + patience, answer)
+        self._runs[pid] = (itertools.count() if "endless-exec" in self._manners else iter(range(QUESTIONS)), answer)
         return {"return": {"pid": pid}}
 
 

@@ -26,7 +26,7 @@ GETTY = r"""
 while :; do
     printf '\r\nvm1 login: '; read -r name || exit
     case $name in '') continue;; esac
-    printf 'Password: '; stty -echo; read -r password; stty echo; echo
+    stty -echo; printf 'Password: '; read -r password; stty echo; echo
     if [ "$name $password" = "root right" ]; then
         echo 'Last login: never, login: of nobody'
         printf '\033[?2004hvm1'; PS1='# ' ENV= sh -i; exit

@@ -43,11 +43,11 @@ PIECE = 32_000
 SHORT = 2_000
 #: What is fetched at once: here somebody reads, and noise in it costs another attempt.
 FETCHED = 240_000
-#: Seconds of silence after which the shell is asked again: it may just be starting, or the answer was garbled.
+#: Seconds after which the shell is asked again: it may just be starting, or the answer was garbled.
 ASK_AGAIN = 1.0
 #: Seconds after which the guest no longer waits for the rest of a piece, because we are gone.
 FORGOTTEN = 3.0
-#: Seconds that the guest may take with a piece before it is sent again.
+#: Seconds that the guest may take with a piece before it is sent, or fetched, again.
 PIECE_PATIENCE = 20.0
 #: Seconds without a word after which what stands there is taken for a prompt.
 CALM = 0.1
@@ -161,6 +161,7 @@ class Console:
         self._send(KILL_LINE + b"\r")
         named = proved = False
         quiet = 0
+        patience = ASK_AGAIN
         while True:
             # In the last of the silences an unfinished piece of somebody who was cut off is given up.
             tail = self._settled(ASK_AGAIN if quiet < 2 else FORGOTTEN + ASK_AGAIN)
@@ -175,9 +176,10 @@ class Console:
                 self._line(self._password() if named else "")
                 proved, quiet = named, 0
             elif _SHELL.search(tail) or quiet > 2:
-                if self._answers():
+                if self._answers(patience):
                     break
                 quiet = 0
+                patience += ASK_AGAIN
         if named:
             self._ask(f"HISTFILE=; TMOUT={IDLE}")
         if self._login.user is not None:
@@ -193,12 +195,12 @@ class Console:
         text, self._heard = _ESCAPES.sub(b"", self._heard), b""
         return text if _REFUSED.search(text) else text.replace(b"\r", b"\n").rpartition(b"\n")[2]
 
-    def _answers(self) -> bool:
+    def _answers(self, patience: float) -> bool:
         """Whether a shell is there; a login prompt, which would take the question for a name, was looked for before."""
         nonce = secrets.token_hex(6)
         self._line(_say(nonce))
         try:
-            self._await(re.compile(nonce.encode()), ASK_AGAIN)
+            self._await(nonce, patience)
         except _Silence:
             return False
         return True
@@ -220,21 +222,21 @@ class Console:
                 f"on the guest's console {found!r} is logged in, and not {wanted!r}. Log out there, or name that one."
             )
 
-    def _ask(self, line: str, backoff: float = 2.0) -> None:
+    def _ask(self, line: str) -> None:
         """Type a line, and wait until it is done: for the nonce that is printed after it.
 
-        The nonce is asked for again after some silence, because other output may have come between its letters. What is
+        The nonce is asked for again after a while, because other output may have come between its letters. What is
         typed before the shell reads it waits in a buffer of 4 KiB: hence the longer and longer intervals.
         """
         nonce = secrets.token_hex(6)
-        silence = ASK_AGAIN
+        patience = ASK_AGAIN
         self._line(f"{line}; {_say(nonce)}")
         while True:
             try:
-                self._await(re.compile(nonce.encode()), silence)
+                self._await(nonce, patience)
             except _Silence:
                 self._line(_say(nonce))
-                silence *= backoff
+                patience *= 2
             else:
                 return
 
@@ -254,19 +256,18 @@ class Console:
 
     def _send_piece(self, path: str, piece: bytes, before: str) -> bool:
         """Whether it has arrived. The guest stops to wait for it after some silence, so that it never hangs there."""
-        ready, begin, end = (secrets.token_hex(6) for _nonce in range(3))
+        ready, end = secrets.token_hex(6), secrets.token_hex(6)
         self._line(
             f"{before}; t=$(stty -g); stty raw -echo min 0 time {FORGOTTEN * 10:.0f}; {_say(ready)}; "
-            f'head -c {len(piece)} >{path}; stty "$t"; {_say(begin)}; sha256sum <{path}; {_say(end)}'
+            f'head -c {len(piece)} >{path}; stty "$t"; sha256sum <{path}; {_say(end)}'
         )
         with contextlib.suppress(_Silence):
-            self._await(re.compile(ready.encode()), FORGOTTEN - 1)
+            # Where nobody waits for it any more, the piece would be typed into the shell.
+            self._await(ready, FORGOTTEN - 1)
             self._send(piece)
-            found = self._await(_between(begin, end), PIECE_PATIENCE)
-            return hashlib.sha256(piece).hexdigest().encode() in found[1]
-        with contextlib.suppress(_Silence):  # until the shell is there again
-            while True:
-                self._hear(FORGOTTEN + ASK_AGAIN)
+            return hashlib.sha256(piece).hexdigest().encode() in self._await(end, PIECE_PATIENCE)
+        with contextlib.suppress(_Silence):  # until the guest has given it up, too
+            self._await(end, FORGOTTEN + ASK_AGAIN)
         self._ask("true")
         return False
 
@@ -274,7 +275,13 @@ class Console:
         sizes = "echo $(cat $p/s) $(wc -c <$p/o) $(wc -c <$f) $k"
         head = f"{place}; f=$p/z; k=1; [ -s $f ] || {{ f=$p/a; k=0; }}; {sizes}"
         found, content = self._read(0, head)
-        status, printed, size, packed = (int(number) for number in found.split())
+        numbers = [int(number) for number in found.split()]
+        if len(numbers) != 4:
+            raise ConsoleError(
+                f"{self._path}: what the command said could not be kept in the guest. It has been run. Is there room "
+                f"in {os.path.dirname(PLACE)}?"
+            )
+        status, printed, size, packed = numbers
         parts = [content]
         received = len(content)
         while received < size:
@@ -298,23 +305,30 @@ class Console:
                     return found[1], content
 
     def _query(self, line: str, pattern: bytes) -> re.Match[bytes]:
-        """What a line prints that may be typed again, until it has the wanted form."""
-        silence = 2 * ASK_AGAIN
+        """What a line prints that may be typed again, until it has the wanted form.
+
+        The shell prints it when it has all of it, and without another program: so there is hardly time for the guest to
+        say something else in between. A variable holds it, and not a file, because there may be no room for one.
+        """
+        patience, silence = PIECE_PATIENCE, 4 * ASK_AGAIN
         while True:
             begin, end = secrets.token_hex(6), secrets.token_hex(6)
-            self._line(f"{_say(begin)}; {line}; {_say(end)}")
-            with contextlib.suppress(_Silence):
-                found = re.search(pattern, self._await(_between(begin, end), silence)[1])
+            self._line(f'r=$({line}); {_say(begin)}; echo "$r"; {_say(end)}; r=')
+            try:
+                said = self._await(end, patience, silence)
+            except _Silence:
+                patience, silence = 2 * patience, 2 * silence
+            else:
+                found = re.search(pattern, said.partition(begin.encode())[2])
                 if found:
                     return found
-            silence *= 2
 
     def _interrupt(self, place: str) -> None:
         """End what runs, so that whoever comes next finds a shell. QEMU drops what it has not read when we leave."""
         self._allow(2 * ASK_AGAIN)
         with contextlib.suppress(_Silence, ConsoleError):
             self._send(INTERRUPT)
-            self._await(re.compile(rb"\^C"), ASK_AGAIN)
+            self._await("^C", ASK_AGAIN)
             self._ask(f"{place}; rm -rf $p")
 
     def _allow(self, seconds: float) -> None:
@@ -336,14 +350,20 @@ class Console:
         except OSError as error:
             raise ConsoleError(f"{self._path}: the guest's console was closed ({error}).") from None
 
-    def _await(self, pattern: re.Pattern[bytes], silence: float) -> re.Match[bytes]:
-        """Read until the pattern shows; what stands before its end is done with."""
-        while True:
-            found = pattern.search(self._heard)
-            if found:
-                self._heard = self._heard[found.end() :]
-                return found
-            self._hear(silence)
+    def _await(self, wanted: str, patience: float, silence: t.Optional[float] = None) -> bytes:
+        """Read until it shows, and return what stands before it.
+
+        The patience is from now on, whatever else the guest says, which may never be silent. What takes long to print
+        has a long one, and the silence after which no more of it is expected.
+        """
+        until = time.monotonic() + patience
+        while wanted.encode() not in self._heard:
+            left = until - time.monotonic()
+            if left <= 0:
+                raise _Silence
+            self._hear(left if silence is None else min(left, silence))
+        before, _wanted, self._heard = self._heard.partition(wanted.encode())
+        return before
 
     def _hear(self, silence: float) -> None:
         left = self._deadline - time.monotonic()
@@ -365,7 +385,7 @@ class Console:
 
 
 class _Silence(Exception):
-    """The guest has said nothing for as long as the caller wanted to wait."""
+    """The guest has said nothing, or not what was awaited, for as long as the caller wanted to wait."""
 
 
 def run(path: t.Union[str, Path], command: str, *, timeout: float = TIMEOUT) -> Result:
@@ -377,10 +397,6 @@ def run(path: t.Union[str, Path], command: str, *, timeout: float = TIMEOUT) -> 
 def _say(nonce: str) -> str:
     """A command that prints the nonce, and whose echo does not hold it."""
     return f"printf '%s%s\\n' {nonce[:6]} {nonce[6:]}"
-
-
-def _between(begin: str, end: str) -> re.Pattern[bytes]:
-    return re.compile(b"(?s)%b(.*?)%b" % (begin.encode(), end.encode()))
 
 
 @contextlib.contextmanager

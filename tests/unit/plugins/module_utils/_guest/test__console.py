@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import os
 import pathlib
+import re
 import shutil
 import socket
 import threading
@@ -18,6 +19,7 @@ from ansible_collections.labspan.vmnet.plugins.module_utils._guest import _conso
 from support.fake_console import GETTY, SHELL, FakeConsole
 
 PATIENCE = 60.0
+FORGOTTEN = _console.FORGOTTEN
 ROOT = _console.Login("root", "right")
 
 needs_busybox = pytest.mark.skipif(shutil.which("busybox") is None, reason="the program busybox is not installed")
@@ -25,8 +27,15 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="the stand-in's shell 
 
 
 @pytest.fixture(autouse=True)
-def _place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _guest(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_console, "PLACE", f"{tmp_path}/there-")
+    # A busy machine may let us stand still for longer than a guest has to wait for us.
+    monkeypatch.setattr(_console, "FORGOTTEN", 20.0)
+
+
+def noise(pause: float) -> str:
+    """The beginning of a command line: the guest says something all the time."""
+    return f"(while :; do echo '[ 1.0] kernel: noise'; sleep {pause}; done) & "
 
 
 def connect(path: pathlib.Path, timeout: float = PATIENCE, **options: t.Any) -> _console.Console:
@@ -83,7 +92,10 @@ def test_a_login_is_made_once_and_checked(tmp_path: pathlib.Path) -> None:
     assert "right" not in repr(ROOT)
 
 
-def test_who_comes_after_one_that_was_cut_off_finds_a_shell(tmp_path: pathlib.Path) -> None:
+def test_who_comes_after_one_that_was_cut_off_finds_a_shell(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_console, "FORGOTTEN", FORGOTTEN)
     with FakeConsole(tmp_path / "s", "sh", "-c", SHELL):
         with connect(tmp_path / "s") as console:
             cut = console._send
@@ -118,11 +130,43 @@ def test_a_damaged_piece_is_sent_again(tmp_path: pathlib.Path) -> None:
 
 
 def test_what_else_the_guest_says_harms_nothing(tmp_path: pathlib.Path) -> None:
-    noise = "(while :; do echo '[ 1.0] kernel: noise'; sleep 0.05; done) & "
-    with FakeConsole(tmp_path / "s", "sh", "-c", noise + SHELL), connect(tmp_path / "s") as console:
+    # No program of the guest ends before there is noise again.
+    slow = tmp_path / "sha256sum"
+    slow.write_text(f'#!/bin/sh\nsleep 0.1\nexec {shutil.which("sha256sum")} "$@"\n')
+    slow.chmod(0o755)
+    shell = f"PATH={tmp_path}:$PATH; {noise(0.05)}{SHELL}"
+    with FakeConsole(tmp_path / "s", "sh", "-c", shell), connect(tmp_path / "s") as console:
         for size in (0, 1000):
             content = os.urandom(size)
             assert console.run("cat", content).stdout == content
+
+
+@pytest.mark.parametrize("garbled", range(1, 8))
+def test_what_is_garbled_is_asked_for_again_while_the_guest_goes_on_talking(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, garbled: int
+) -> None:
+    """In each step of a conversation the word that tells of its end comes with noise between its letters."""
+    for name, seconds in (("ASK_AGAIN", 0.5), ("FORGOTTEN", 2.0), ("PIECE_PATIENCE", 2.0)):
+        monkeypatch.setattr(_console, name, seconds)
+    (tmp_path / "garble").write_text(
+        f"""n=0; printf() {{
+            n=$((n + 1)); [ $n != {garbled} ] || set -- '%s[ 1.0] kernel: noise%s\n' "$2" "$3"
+            command printf "$@"
+        }}"""
+    )
+    shell = f"{noise(0.3)}PS1='# ' ENV={tmp_path}/garble exec sh -i"
+    with FakeConsole(tmp_path / "s", "sh", "-c", shell) as fake, connect(tmp_path / "s") as console:
+        assert console.run("echo here").stdout == b"here\n"
+    assert re.search(rb"[0-9a-f]{6}\[ 1.0] kernel: noise[0-9a-f]{6}", fake.said)
+
+
+def test_what_could_not_be_kept_in_the_guest_is_a_sentence(tmp_path: pathlib.Path) -> None:
+    """As on a full disk, where the files of the result are missing or empty."""
+    with FakeConsole(tmp_path / "s", "sh", "-c", SHELL):
+        with connect(tmp_path / "s") as console, pytest.raises(_console.ConsoleError, match="Is there room in "):
+            console.run(f"echo here; rm -r {_console.PLACE}*")
+        with connect(tmp_path / "s") as console:
+            assert console.run("echo here").stdout == b"here\n"
 
 
 def test_clients_wait_for_each_other(tmp_path: pathlib.Path) -> None:
