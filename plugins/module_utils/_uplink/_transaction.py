@@ -199,7 +199,9 @@ class _Mover:
         fresh = self.kernel.snapshot(*journal.before.links)
         lost = lacks(fresh.layer3, _lasting(journal.before.layer3))
         if lost:
-            raise SystemFailure(f"{len(lost)} addresses, routes or rules went away while the move was prepared.")
+            names = {link.index: name for name, link in journal.before.links.items()}
+            words = "; ".join(_words.any_entry(entry, names) for entry in lost)
+            raise SystemFailure(f"while the move was prepared, the host lost {words}.")
         if journal.created:
             # What the manager has put on the new bridge goes with it, and could not be put back.
             made = self.kernel.links()[self.move.bridge].index

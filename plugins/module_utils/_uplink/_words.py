@@ -15,6 +15,8 @@ import typing as t
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _entries
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._entries import (
     FOREVER,
+    Address,
+    Entry,
     Neighbour,
     Route,
     Rule,
@@ -29,10 +31,22 @@ _FRA_DST, _FRA_SRC, _FRA_FWMARK, _FRA_TABLE = 1, 2, 10, 15
 Names = t.Mapping[int, str]
 
 
+def any_entry(one: Entry, names: Names) -> str:
+    """Any of them, with what it is."""
+    if isinstance(one, Address):
+        return f"the address {_plain(one)} dev {names.get(one.index, str(one.index))}"
+    if isinstance(one, Route):
+        return f"the route {route(one, names)}"
+    return f"the rule {rule(one)}" if isinstance(one, Rule) else f"the neighbour {neighbour(t.cast(Neighbour, one))}"
+
+
+def _plain(one: Address) -> str:
+    return f"{ipaddress.ip_address(one.local)}/{one.header[1]}"
+
+
 def address(timed: Timed) -> str:
     """An address with its prefix length, and its end if it has one."""
-    entry = timed.address
-    text = f"{ipaddress.ip_address(entry.local)}/{entry.header[1]}"
+    text = _plain(timed.address)
     return text if timed.lifetimes.valid == FOREVER else f"{text} dynamic"
 
 

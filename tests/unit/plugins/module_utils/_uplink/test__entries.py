@@ -225,3 +225,11 @@ def test_the_words_are_those_of_ip() -> None:
     lasting = neighbour("192.0.2.77")
     assert lasting is not None
     assert _words.neighbour(lasting) == "192.0.2.77 lladdr 00:00:00:00:00:00"
+    assert [
+        _words.any_entry(one, NAMES) for one in (address().address, route(via="192.0.2.1"), rule(iif="eth0"), lasting)
+    ] == [
+        "the address 192.0.2.10/24 dev eth0",
+        "the route default via 192.0.2.1 dev eth0",
+        "the rule 100: iif eth0 lookup 100",
+        "the neighbour 192.0.2.77 lladdr 00:00:00:00:00:00",
+    ]
