@@ -398,7 +398,7 @@ class _Mover:
                 return _words.address(timed)
         for route in have.routes:
             if source.index in route.indices and not is_passing(route):
-                return f"the route {_words.route(route, {source.index: source.name})}"
+                return _words.any_entry(route, {source.index: source.name})
         return ""
 
     def _ask_gateways(self, target: str) -> None:

@@ -40,9 +40,8 @@ def test_the_end_of_a_ports_delay_is_nothing_and_a_change_of_the_port_is_somethi
 
     def await_end() -> None:
         await_condition(lambda: not waits(), "the end of the delay")
-        time.sleep(
-            1
-        )  # nothing tells when its timer, which may go off an eighth late (kernel/time/timer.c), has done so
+        # Nothing tells when its timer, which may go off an eighth late (kernel/time/timer.c), has done so.
+        time.sleep(1)
 
     host.run("sh", "-c", _PORT)
     with host.monitored() as heard:

@@ -140,7 +140,7 @@ KINDS = {
     ),
 }
 # A .netdev alone makes a bridge that is down, which the next run finds and leaves so. And where only files had to be
-# brought back, systemd-networkd and netplan go on with what they made of those of the last boot.
+# brought back, systemd-networkd (of static addresses) and netplan go on with what they made of those of the last boot.
 _STALE = pytest.mark.xfail(strict=True, reason="a bridge that is down stays down; managers go on with the files before")
 EVERY_DAY = [name for name in KINDS if name.endswith("static") and not name.startswith("netplan")]
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import time
 import typing as t
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import LabspanError, NotConverged, Refused
 from ansible_collections.labspan.vmnet.plugins.module_utils._plan import Change
 from ansible_collections.labspan.vmnet.plugins.module_utils._runner import Resource, converge, host_lock
+from support.hosts import await_condition
 
 Shelf = t.Dict[str, int]
 
@@ -182,6 +182,5 @@ def test_the_lock_is_held_and_let_go() -> None:
 
     with host_lock():
         assert not try_it()
-    deadline = time.monotonic() + 60
-    while not try_it():  # other tests of this machine take it for a moment, too
-        assert time.monotonic() < deadline, "the lock was not let go"
+    # Other tests of this machine take it for a moment, too.
+    await_condition(try_it, "the lock to be let go")

@@ -10,13 +10,13 @@ import pathlib
 import signal
 import subprocess
 import threading
-import time
 
 import pytest
 from ansible_collections.labspan.vmnet.plugins.module_utils import _process
 from ansible_collections.labspan.vmnet.plugins.module_utils._errors import SystemFailure
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink import _steps
 from ansible_collections.labspan.vmnet.plugins.module_utils._uplink._steps import EndProgram, KeepDaemon
+from support.hosts import await_condition
 
 INTERFACE = f"lab{os.getpid()}"
 
@@ -26,9 +26,11 @@ def test_what_a_daemon_has_started_finishes_before_its_end_is_over(tmp_path: pat
     work.write_text(f"until [ -e {gate} ]; do sleep 0.02; done; echo > {done}\n", encoding="utf-8")
     argv = ("sh", "-c", f"sh {work} & wait")
     daemon = subprocess.Popen(argv, start_new_session=True)
-    while not any(process.argv() == ["sh", str(work)] for process in _process.of_session(daemon.pid)):
-        assert daemon.poll() is None
-        time.sleep(0.01)
+
+    def works() -> bool:
+        return any(process.argv() == ["sh", str(work)] for process in _process.of_session(daemon.pid))
+
+    await_condition(works, "the daemon's script")
     threading.Timer(0.2, gate.touch).start()
     reaper = threading.Thread(target=daemon.wait)
     reaper.start()
